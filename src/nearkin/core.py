@@ -1,0 +1,275 @@
+"""The nouns: Batch, Comparison, Terms, Turn, Loss. Imports nothing but torch; every other file may import this one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+CLOSENESS = ("cosine", "euclidean", "inner", "given")
+
+_said: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Warn, but only the first time in this process that this very sentence is said."""
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+class Batch(Mapping[str, Tensor]):
+    """Rows of a table: `inputs` is what the encoder eats; every column is a tensor with one entry per row."""
+
+    def __init__(self, inputs: Any, **columns: Tensor):
+        self.inputs = inputs
+        self._columns = columns
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._columns:
+            known = ", ".join(sorted(self._columns)) or "none"
+            raise KeyError(f"this batch has no column {name!r}; its columns: {known}")
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def with_columns(self, **columns: Tensor) -> Batch:
+        """The same rows with more columns, or with other values in the columns named."""
+        return Batch(self.inputs, **{**self._columns, **columns})
+
+    def without_inputs(self) -> Batch:
+        """The columns alone: what an objective may see."""
+        return Batch(None, **self._columns)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A loss in nats, kept in its parts; `total` is what is minimized. Every part is a 0-dim tensor.
+
+    `tightness` gathers each class, `contrast` spreads the classes; what couples the two stands in `other`.
+    """
+
+    tightness: Tensor = field(default_factory=lambda: torch.zeros(()))
+    contrast: Tensor = field(default_factory=lambda: torch.zeros(()))
+    other: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        """tightness + contrast + the sum of `other`."""
+        return sum(self.other.values(), self.tightness + self.contrast)
+
+    def __add__(self, more: Terms) -> Terms:
+        other = dict(self.other)
+        for key, value in more.other.items():
+            other[key] = other[key] + value if key in other else value
+        return Terms(self.tightness + more.tightness, self.contrast + more.contrast, other)
+
+    def __rmul__(self, weight: float) -> Terms:
+        other = {key: weight * value for key, value in self.other.items()}
+        return Terms(weight * self.tightness, weight * self.contrast, other)
+
+    def named(self, prefix: str) -> Terms:
+        """The same terms, the keys of `other` prefixed: several objectives can be added without mixing."""
+        return replace(self, other={f"{prefix}.{key}": value for key, value in self.other.items()})
+
+    def floats(self) -> dict[str, float]:
+        """Every part and the total as Python numbers, for a log."""
+        parts = {"total": self.total, "tightness": self.tightness, "contrast": self.contrast}
+        return {key: float(value.detach()) for key, value in {**parts, **self.other}.items()}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One update: minimize `terms.total` over the learners named in `learns`.
+
+    The contract of a generator of turns. The loop performs the update *at the yield*; the code after it sees
+    updated parameters. A turn's graph is used once. A learner that moved invalidates the graphs built on it: a
+    second turn for the encoder needs a fresh embedding, everything else works on `z.detach()`. No grad mode and
+    no autocast is left open across a yield. A total without a graph is skipped, counted and warned of once
+    if it is 0 (a batch without positives), and an error otherwise.
+    """
+
+    terms: Terms
+    learns: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Anchors against references: who is compared with whom, how close they are, who is the same.
+
+    Made by `nearkin.compare`, narrowed by `nearkin.mining`, read by losses. Letters: A anchors, R references,
+    D dimensions, L labels of a multi-label set.
+
+    anchor_label     (A,) int64, or (A, L) bool for multi-label rows
+    reference_label  (R,) or (R, L); (A, R) or (A, R, L) where mining chose columns row by row
+    columns_are      "rows" of data, or "classes" (proxies, centers, classifier weights)
+    closeness        "cosine", "euclidean", "inner" or "given" (a critic's)
+    anchors          (A, D) as compared (unit rows for cosine); None where the similarity is given
+    references       (R, D); the same object as `anchors` where a batch meets itself
+    bias             (R,) of a classifier
+    oneself          (A,) int64: the column that is the anchor itself; -1 where there is none
+    allowed          (A, R) bool left by mining; None: all but oneself
+    given            (A, R) a similarity that is already computed
+    """
+
+    anchor_label: Tensor
+    reference_label: Tensor
+    columns_are: str = "rows"
+    closeness: str = "cosine"
+    anchors: Tensor | None = None
+    references: Tensor | None = None
+    bias: Tensor | None = None
+    oneself: Tensor | None = None
+    allowed: Tensor | None = None
+    given: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(A, R)."""
+        return len(self.anchor_label), self.reference_label.shape[1 if self.mined else 0]
+
+    @property
+    def mined(self) -> bool:
+        """Whether mining chose the columns row by row, so that each anchor has references of its own."""
+        return self.reference_label.ndim == self.anchor_label.ndim + 1
+
+    @cached_property
+    def similarity(self) -> Tensor:
+        """(A, R), larger is closer, float32 or wider: cosine; 1 - d²/2 (euclidean); a·r + bias (inner)."""
+        if self.given is not None:
+            return at_least_float32(self.given)
+        if self.anchors is None or self.references is None:
+            raise ValueError("a comparison needs anchors and references, or a given similarity; it has neither")
+        with torch.autocast(self.anchors.device.type, enabled=False):
+            return _similarity(
+                at_least_float32(self.anchors), at_least_float32(self.references), self.closeness, self.bias
+            )
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """(A, R) euclidean distance, of unit rows under cosine. Raises where closeness is no distance."""
+        if self.closeness not in ("cosine", "euclidean"):
+            raise ValueError(
+                f"a comparison by {self.closeness!r} has no distance; compare by 'cosine' or 'euclidean'"
+            )
+        squared = 2 - 2 * self.similarity
+        # The root has an infinite slope at 0; identical rows must get gradient 0, not NaN.
+        return squared.clamp_min(torch.finfo(squared.dtype).tiny ** 0.5).sqrt()
+
+    @cached_property
+    def same(self) -> Tensor:
+        """(A, R) bool: the pair shares a label, is allowed and is not an item with itself."""
+        return self._equal & self._compared
+
+    @cached_property
+    def different(self) -> Tensor:
+        """(A, R) bool: the pair shares no label and is allowed."""
+        return ~self._equal & self._compared
+
+    @cached_property
+    def _equal(self) -> Tensor:
+        anchor, reference = self.anchor_label, self.reference_label
+        if anchor.ndim == 1:
+            return anchor[:, None] == (reference if self.mined else reference[None])
+        # Counts of shared labels are small integers, exact in float32.
+        if self.mined:
+            return torch.einsum("al,arl->ar", anchor.float(), reference.float()) > 0
+        return anchor.float() @ reference.float().T > 0
+
+    @cached_property
+    def _compared(self) -> Tensor:
+        if self.allowed is not None:
+            compared = self.allowed
+        else:
+            compared = torch.ones(self.shape, dtype=torch.bool, device=self.anchor_label.device)
+        if self.oneself is None:
+            return compared
+        columns = torch.arange(self.shape[1], device=compared.device)
+        return compared & (columns[None] != self.oneself[:, None])
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """(P,), (P,): anchors and columns of the positive pairs, in row order."""
+        rows, columns = self.same.nonzero(as_tuple=True)
+        return rows, columns
+
+    def columns(self, rows: Tensor, columns: Tensor) -> Comparison:
+        """For each entry of `rows` (P,) the references `columns` (P, K) alone: one row a positive pair.
+
+        The home of mining that picks row by row (semi-hard triplets, distance-weighted negatives).
+        """
+        if self.mined:
+            raise ValueError("this comparison was mined row by row already; mine the comparison it came from")
+        return replace(
+            self,
+            anchor_label=self.anchor_label[rows],
+            reference_label=self.reference_label[columns],
+            given=self.similarity[rows[:, None], columns],
+            anchors=None,
+            references=None,
+            bias=None,
+            oneself=None,
+            allowed=None,
+        )
+
+    def square(self) -> Comparison:
+        """Itself, if a batch meets itself; raises otherwise. For losses that read both rows of a pair."""
+        if self.references is None or self.references is not self.anchors:
+            raise ValueError(
+                "this loss reads the negatives of both ends of a pair, so references must be the anchors; use in_batch"
+            )
+        return self
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself if float32 or float64, else as float32: exponentials of bfloat16 lose the loss."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tensor | None) -> Tensor:
+    if closeness == "euclidean":
+        # Distances do not see a common shift; without it the expansion below cancels catastrophically.
+        middle = references.detach().mean(0)
+        a, r = anchors - middle, references - middle
+        return 1 - (a.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * (a @ r.T)) / 2
+    inner = anchors @ references.T
+    return inner if bias is None else inner + bias
+
+
+Loss = Callable[[Comparison], Terms]
+
+_Loss = TypeVar("_Loss", bound=Callable[..., Terms])
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a loss lives by default: the name of its comparison, its closeness, settings of the comparison."""
+
+    compare: str
+    closeness: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def home(compare: str, closeness: str, **settings: Any) -> Callable[[_Loss], _Loss]:
+    """Say where a loss lives: `@home("proxies", "cosine")`. `criterion` and `compared` read it."""
+    if closeness not in CLOSENESS:
+        raise ValueError(f"{closeness!r} is no closeness; expected one of {', '.join(CLOSENESS)}")
+
+    def mark(loss: _Loss) -> _Loss:
+        loss.home = Home(compare, closeness, settings)  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def home_of(loss: Any) -> Home | None:
+    """The home of a loss, also of a partial of one; None where a function of one's own has none."""
+    return getattr(getattr(loss, "func", loss), "home", None)
