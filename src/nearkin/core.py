@@ -1,4 +1,5 @@
-"""The nouns: Batch, Comparison, Terms, Turn, Loss. Imports nothing but torch; every other file may import this one."""
+"""The nouns: Batch, Comparison, Terms, Turn, Loss. Imports nothing but torch; every other file may
+import this one."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def warn_once(message: str) -> None:
 
 
 class Batch(Mapping[str, Tensor]):
-    """Rows of a table: `inputs` is what the encoder eats; every column is a tensor with one entry per row."""
+    """Rows of a table: `inputs` is what the encoder eats; every column is a tensor with one entry
+    per row."""
 
     def __init__(self, inputs: Any, **columns: Tensor):
         self.inputs = inputs
@@ -53,9 +55,11 @@ class Batch(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss in nats, kept in its parts; `total` is what is minimized. Every part is a 0-dim tensor.
+    """A loss in nats, kept in its parts; `total` is what is minimized. Every part is a 0-dim
+    tensor.
 
-    `tightness` gathers each class, `contrast` spreads the classes; what couples the two stands in `other`.
+    `tightness` gathers each class, `contrast` spreads the classes; what couples the two stands in
+    `other`.
     """
 
     tightness: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -78,7 +82,8 @@ class Terms:
         return Terms(weight * self.tightness, weight * self.contrast, other)
 
     def named(self, prefix: str) -> Terms:
-        """The same terms, the keys of `other` prefixed: several objectives can be added without mixing."""
+        """The same terms, the keys of `other` prefixed: several objectives can be added without
+        mixing."""
         return replace(self, other={f"{prefix}.{key}": value for key, value in self.other.items()})
 
     def floats(self) -> dict[str, float]:
@@ -91,11 +96,12 @@ class Terms:
 class Turn:
     """One update: minimize `terms.total` over the learners named in `learns`.
 
-    The contract of a generator of turns. The loop performs the update *at the yield*; the code after it sees
-    updated parameters. A turn's graph is used once. A learner that moved invalidates the graphs built on it: a
-    second turn for the encoder needs a fresh embedding, everything else works on `z.detach()`. No grad mode and
-    no autocast is left open across a yield. A total without a graph is skipped, counted and warned of once
-    if it is 0 (a batch without positives), and an error otherwise.
+    The contract of a generator of turns. The loop performs the update *at the yield*; the code
+    after it sees updated parameters. A turn's graph is used once. A learner that moved invalidates
+    the graphs built on it: a second turn for the encoder needs a fresh embedding, everything else
+    works on `z.detach()`. No grad mode and no autocast is left open across a yield. A total without
+    a graph is skipped, counted and warned of once if it is 0 (a batch without positives), and an
+    error otherwise.
     """
 
     terms: Terms
@@ -106,8 +112,8 @@ class Turn:
 class Comparison:
     """Anchors against references: who is compared with whom, how close they are, who is the same.
 
-    Made by `nearkin.compare`, narrowed by `nearkin.mining`, read by losses. Letters: A anchors, R references,
-    D dimensions, L labels of a multi-label set.
+    Made by `nearkin.compare`, narrowed by `nearkin.mining`, read by losses. Letters: A anchors, R
+    references, D dimensions, L labels of a multi-label set.
 
     anchor_label     (A,) int64, or (A, L) bool for multi-label rows
     reference_label  (R,) or (R, L); (A, R) or (A, R, L) where mining chose columns row by row
@@ -139,27 +145,36 @@ class Comparison:
 
     @property
     def mined(self) -> bool:
-        """Whether mining chose the columns row by row, so that each anchor has references of its own."""
+        """Whether mining chose the columns row by row, so that each anchor has references of its
+        own."""
         return self.reference_label.ndim == self.anchor_label.ndim + 1
 
     @cached_property
     def similarity(self) -> Tensor:
-        """(A, R), larger is closer, float32 or wider: cosine; 1 - d²/2 (euclidean); a·r + bias (inner)."""
+        """(A, R), larger is closer, float32 or wider: cosine; 1 - d²/2 (euclidean); a·r + bias
+        (inner)."""
         if self.given is not None:
             return at_least_float32(self.given)
         if self.anchors is None or self.references is None:
-            raise ValueError("a comparison needs anchors and references, or a given similarity; it has neither")
+            raise ValueError(
+                "a comparison needs anchors and references, or a given similarity; it has neither"
+            )
         with torch.autocast(self.anchors.device.type, enabled=False):
             return _similarity(
-                at_least_float32(self.anchors), at_least_float32(self.references), self.closeness, self.bias
+                at_least_float32(self.anchors),
+                at_least_float32(self.references),
+                self.closeness,
+                self.bias,
             )
 
     @cached_property
     def distance(self) -> Tensor:
-        """(A, R) euclidean distance, of unit rows under cosine. Raises where closeness is no distance."""
+        """(A, R) euclidean distance, of unit rows under cosine. Raises where closeness is no
+        distance."""
         if self.closeness not in ("cosine", "euclidean"):
             raise ValueError(
-                f"a comparison by {self.closeness!r} has no distance; compare by 'cosine' or 'euclidean'"
+                f"a comparison by {self.closeness!r} has no distance; compare by 'cosine' or "
+                "'euclidean'"
             )
         squared = 2 - 2 * self.similarity
         # The root has an infinite slope at 0; identical rows must get gradient 0, not NaN.
@@ -202,12 +217,15 @@ class Comparison:
         return rows, columns
 
     def columns(self, rows: Tensor, columns: Tensor) -> Comparison:
-        """For each entry of `rows` (P,) the references `columns` (P, K) alone: one row a positive pair.
+        """For each entry of `rows` (P,) the references `columns` (P, K) alone: one row a positive
+        pair.
 
         The home of mining that picks row by row (semi-hard triplets, distance-weighted negatives).
         """
         if self.mined:
-            raise ValueError("this comparison was mined row by row already; mine the comparison it came from")
+            raise ValueError(
+                "this comparison was mined row by row already; mine the comparison it came from"
+            )
         return replace(
             self,
             anchor_label=self.anchor_label[rows],
@@ -221,10 +239,12 @@ class Comparison:
         )
 
     def square(self) -> Comparison:
-        """Itself, if a batch meets itself; raises otherwise. For losses that read both rows of a pair."""
+        """Itself, if a batch meets itself; raises otherwise. For losses that read both rows of a
+        pair."""
         if self.references is None or self.references is not self.anchors:
             raise ValueError(
-                "this loss reads the negatives of both ends of a pair, so references must be the anchors; use in_batch"
+                "this loss reads the negatives of both ends of a pair, so references must be the "
+                "anchors; use in_batch"
             )
         return self
 
@@ -236,7 +256,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tensor | None) -> Tensor:
     if closeness == "euclidean":
-        # Distances do not see a common shift; without it the expansion below cancels catastrophically.
+        # Distances do not see a common shift; without it the expansion below cancels
+        # catastrophically.
         middle = references.detach().mean(0)
         a, r = anchors - middle, references - middle
         return 1 - (a.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * (a @ r.T)) / 2
@@ -251,7 +272,8 @@ _Loss = TypeVar("_Loss", bound=Callable[..., Terms])
 
 @dataclass(frozen=True)
 class Home:
-    """Where a loss lives by default: the name of its comparison, its closeness, settings of the comparison."""
+    """Where a loss lives by default: the name of its comparison, its closeness, settings of the
+    comparison."""
 
     compare: str
     closeness: str

@@ -1,0 +1,442 @@
+"""What a recipe can name: the kinds, their members, what each takes; recipes are read in config."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import importlib.resources
+import inspect
+import pkgutil
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+REQUIRED: Any = inspect.Parameter.empty
+Schedule = Callable[[int], float]
+
+
+class RecipeError(ValueError):
+    """A recipe, a setting or a name is wrong; one sentence says what, where and what instead."""
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The nearest known name as a question, or all known names where none is near."""
+    names = sorted(known)
+    if not names:
+        return "there is none to choose from"
+    near = difflib.get_close_matches(str(word).lower(), names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a recipe can name. "module:Name" spells a class or type that is looked up late.
+
+    name        as in a recipe: "loss"
+    where       the package or module whose members are scanned
+    plural      the name of the whole list: "losses"
+    noun        how a sentence calls it; `name` if empty
+    base        the class that members extend; empty where members are functions
+    returns     what member functions return, spelled or as a type; None where members are classes
+    first       the first parameter of member functions: its type spelled, or its own name
+    waits       settings are bound and the first parameter stays open: whoever uses it calls it
+    annotation  the type of an argument that takes a member, where it does not follow from the above
+    names       the function in `where` that lists names, for a kind that is named and never built
+    """
+
+    name: str
+    where: str
+    plural: str
+    noun: str = ""
+    base: str = ""
+    returns: Any = None
+    first: str = ""
+    waits: bool = False
+    annotation: Any = None
+    names: str = ""
+
+    def __str__(self) -> str:
+        return self.noun or self.name
+
+
+_TERMS, _COMPARISON = "nearkin.core:Terms", "nearkin.core:Comparison"
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("recipe", "nearkin.recipes", "recipes"),
+        Kind(
+            "data", "nearkin.data", "datasets", noun="data set", returns="nearkin.data.base:Splits"
+        ),
+        Kind("encoder", "nearkin.encoders", "encoders", base="nearkin.encoders.base:Encoder"),
+        Kind("sampler", "nearkin.sample", "samplers", base="nearkin.sample:Sampler"),
+        Kind(
+            "objective",
+            "nearkin.objectives",
+            "objectives",
+            base="nearkin.objectives.base:Objective",
+        ),
+        Kind("method", "nearkin.methods", "methods", base="nearkin.methods.base:Method"),
+        Kind(
+            "compare",
+            "nearkin.compare",
+            "compares",
+            noun="comparison",
+            base="nearkin.compare:Compare",
+        ),
+        Kind(
+            "mining", "nearkin.mining", "mining", returns=_COMPARISON, first=_COMPARISON, waits=True
+        ),
+        Kind("loss", "nearkin.losses", "losses", returns=_TERMS, first=_COMPARISON, waits=True),
+        Kind(
+            "optimizer",
+            "nearkin.optimizers",
+            "optimizers",
+            returns="torch.optim:Optimizer",
+            first="parameters",
+            waits=True,
+        ),
+        Kind(
+            "schedule",
+            "nearkin.schedules",
+            "schedules",
+            returns=Schedule,
+            first="total",
+            waits=True,
+            annotation=Callable[[int], Schedule],
+        ),
+        Kind("metric", "nearkin.evaluation", "metrics", names="metric_names"),
+    )
+}
+
+
+def kind_named(name: str | Kind) -> Kind:
+    """The kind of this name, singular or plural; raises RecipeError with the nearest one."""
+    if isinstance(name, Kind):
+        return name
+    known = {kind.plural: kind for kind in KINDS.values()} | KINDS
+    if name not in known:
+        raise RecipeError(f"there is no kind {name!r}; {did_you_mean(name, known)}")
+    return known[name]
+
+
+# What is found where
+
+
+@functools.cache
+def scan(kind: Kind) -> Mapping[str, Callable[..., Any]]:
+    """Every public member of a kind by its name: the folder is the registry.
+
+    Raises RecipeError where two members have one name.
+    """
+    found: dict[str, Any] = {}
+    for module in _modules(kind.where):
+        for key, thing in vars(module).items():
+            if key.startswith("_") or getattr(thing, "__module__", None) != module.__name__:
+                continue
+            name = _class_name(thing, kind) if kind.base else _function_name(thing, kind)
+            if name and found.setdefault(name, thing) is not thing:
+                both = f"{found[name].__module__} and {module.__name__}"
+                raise RecipeError(
+                    f"there are two of the name {name!r}, in {both}; rename one {kind}"
+                )
+    return types.MappingProxyType(dict(sorted(found.items())))
+
+
+def _modules(where: str) -> list[types.ModuleType]:
+    """The module and the public modules in it; none at all where there is no such module."""
+    try:
+        root = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name and f"{where}.".startswith(f"{error.name}."):
+            return []
+        raise
+    inner = [found.name for found in pkgutil.iter_modules(getattr(root, "__path__", []))]
+    public = [f"{where}.{name}" for name in inner if not name.startswith("_")]
+    return [root, *map(importlib.import_module, public)]
+
+
+def _class_name(thing: Any, kind: Kind) -> str | None:
+    base = loaded(kind.base)
+    if base is None or not inspect.isclass(thing) or not issubclass(thing, base):
+        return None
+    # An inherited name is its parent's: a class without a name of its own is abstract.
+    name = vars(thing).get("name")
+    return name if isinstance(name, str) and thing is not base else None
+
+
+def _function_name(thing: Any, kind: Kind) -> str | None:
+    if kind.returns is None or not inspect.isfunction(thing):
+        return None
+    hints = typing.get_type_hints(thing)
+    if not _is_a(hints.get("return"), loaded(kind.returns)):
+        return None
+    first = next(iter(inspect.signature(thing).parameters), None)
+    if ":" in kind.first and not _is_a(hints.get(first or ""), loaded(kind.first)):
+        return None
+    if kind.first and ":" not in kind.first and first != kind.first:
+        return None
+    return thing.__name__
+
+
+def loaded(spelled: Any) -> Any:
+    """What "module:Name" spells; None while its module is not loaded: nothing can be one then."""
+    if not isinstance(spelled, str):
+        return spelled
+    module, name = spelled.split(":")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _is_a(hint: Any, wanted: Any) -> bool:
+    if inspect.isclass(hint) and inspect.isclass(wanted):
+        return issubclass(hint, wanted)
+    return wanted is not None and _shape(hint) == _shape(wanted)
+
+
+def _shape(hint: Any) -> Any:
+    """An annotation in a form in which typing.Callable and collections.abc.Callable are equal."""
+    if isinstance(hint, list):
+        return [_shape(part) for part in hint]
+    origin = typing.get_origin(hint)
+    return (origin, [_shape(part) for part in typing.get_args(hint)]) if origin else hint
+
+
+def constructor(
+    kind: Kind, name: str, where: str, *, trust_code: bool = False
+) -> Callable[..., Any]:
+    """The member of a kind by its name, or a user's own code by `package.module:Name` if trusted.
+
+    Raises RecipeError that names `where`, the full dotted path in the recipe.
+    """
+    if ":" in name:
+        return _own_code(name, where, trust_code=trust_code)
+    known = scan(kind)
+    if name not in known:
+        raise RecipeError(f"{where}: there is no {kind} {name!r}; {did_you_mean(name, known)}")
+    return known[name]
+
+
+def _own_code(name: str, where: str, *, trust_code: bool) -> Callable[..., Any]:
+    if not trust_code:
+        raise RecipeError(
+            f"{where}: {name!r} is code from outside nearkin, which runs only with --trust-code "
+            f"(in Python trust_code=True); give it only for code that you know"
+        )
+    path, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(path)
+    except (ImportError, ValueError) as error:
+        raise RecipeError(
+            f"{where}: the module of {name!r} cannot be imported ({error}); "
+            f"is its folder on PYTHONPATH?"
+        ) from error
+    thing = getattr(module, attribute, None)
+    if not callable(thing):
+        known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise RecipeError(
+            f"{where}: module {path!r} has no {attribute!r} to call; "
+            f"{did_you_mean(attribute, known)}"
+        )
+    return thing
+
+
+# What a member takes
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one argument takes: a plain value of `annotation`, or members of `kind`.
+
+    shape     whether it takes one member of the kind, a list of them or a dict of them
+    default   REQUIRED where the argument has none
+    optional  whether null is allowed for a kind
+    record    a class with a fixed set of settings of its own, written without its name
+    """
+
+    annotation: Any = Any
+    default: Any = REQUIRED
+    kind: Kind | None = None
+    shape: typing.Literal["one", "list", "dict"] = "one"
+    optional: bool = False
+    record: Callable[..., Any] | None = None
+
+
+def slots_of(make: Callable[..., Any], kind: Kind | None = None) -> dict[str, Slot]:
+    """The settings of a constructor by name, without the one that a waiting function keeps open."""
+    parameters = list(inspect.signature(make).parameters.values())
+    hints = typing.get_type_hints(
+        make.__init__ if inspect.isclass(make) else make, include_extras=True
+    )
+    if kind is not None and kind.waits:
+        parameters = parameters[1:]
+    factories: dict[str, Any] = {}
+    if dataclasses.is_dataclass(make):
+        factories = {field.name: field.default_factory for field in dataclasses.fields(make)}
+    slots = {}
+    for parameter in parameters:
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            factory = factories.get(parameter.name, dataclasses.MISSING)
+            default = parameter.default if factory is dataclasses.MISSING else factory()
+            slots[parameter.name] = _slot(hints.get(parameter.name, Any), default)
+    return slots
+
+
+def _slot(hint: Any, default: Any) -> Slot:
+    inner, optional = _without_none(hint)
+    arguments = typing.get_args(inner)
+    origin = typing.get_origin(inner)
+    if kind := _kind_of(inner):
+        return Slot(hint, default, kind, "one", optional)
+    if origin in (list, Sequence) and (kind := _kind_of(arguments[0])):
+        return Slot(hint, default, kind, "list", optional)
+    if origin in (dict, Mapping) and (kind := _kind_of(arguments[1])):
+        return Slot(hint, default, kind, "dict", optional)
+    return Slot(hint, default)
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint, False
+    left = [part for part in typing.get_args(hint) if part is not type(None)]
+    optional = len(left) < len(typing.get_args(hint))
+    return (left[0], optional) if len(left) == 1 else (hint, optional)
+
+
+def _kind_of(hint: Any) -> Kind | None:
+    """The kind that an annotation stands for."""
+    for kind in KINDS.values():
+        if _shape(hint) == _shape(_annotation(kind)):
+            return kind
+    return None
+
+
+def _annotation(kind: Kind) -> Any:
+    """The base class, the alias of what waits, or what functions return; None while not loaded."""
+    if kind.annotation is not None or kind.base:
+        return loaded(kind.annotation or kind.base)
+    returns = loaded(kind.returns)
+    if not kind.waits:
+        return returns
+    first = loaded(kind.first) if ":" in kind.first else None
+    return Callable[[first], returns] if first and returns else None
+
+
+def is_built(value: Any, kind: Kind) -> bool:
+    """Whether a value is a member of a kind already, not the description of one."""
+    if isinstance(value, str | Mapping) or value is None:
+        return False
+    if kind.waits:
+        return callable(value)
+    wanted = loaded(kind.base or kind.returns)
+    return inspect.isclass(wanted) and isinstance(value, wanted)
+
+
+# What the command line lists
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One member as a list shows it: what it is, where it comes from, what it takes by default."""
+
+    name: str
+    kind: str
+    summary: str
+    source: str
+    signature: str
+    doc: str
+    module: str
+
+
+def kinds() -> list[str]:
+    """The names of all kinds, singular."""
+    return list(KINDS)
+
+
+def members(kind_name: str) -> list[Entry]:
+    """All members of a kind (singular or plural), by name; RecipeError if there is no such kind."""
+    kind = kind_named(kind_name)
+    if kind.name == "recipe":
+        return [_recipe_entry(name, kind) for name in recipe_files()]
+    if kind.names:
+        return [
+            Entry(name, kind.name, "", kind.where, "", "", kind.where) for name in names_of(kind)
+        ]
+    return [_entry(name, make, kind) for name, make in scan(kind).items()]
+
+
+def find(name: str) -> list[Entry]:
+    """The members of this name, of whatever kind; raises RecipeError with the nearest name."""
+    entries = [entry for kind in KINDS for entry in members(kind)]
+    found = [entry for entry in entries if entry.name in (name, with_any_k(name))]
+    if not found:
+        known = {entry.name for entry in entries}
+        raise RecipeError(f"there is nothing named {name!r}; {did_you_mean(name, known)}")
+    return found
+
+
+def names_of(kind: Kind) -> list[str]:
+    """The names that a kind lists itself: the metrics. Empty where its module does not exist."""
+    return [name for module in _modules(kind.where)[:1] for name in getattr(module, kind.names)()]
+
+
+def with_any_k(metric: str) -> str:
+    """`recall@5` as `recall@K`, the form in which a family of metrics may be listed."""
+    return re.sub(r"@[1-9]\d*$", "@K", metric)
+
+
+def recipe_files() -> dict[str, Any]:
+    """The recipes that come with the package, as readable resources, by name."""
+    package, _, folder = KINDS["recipe"].where.rpartition(".")
+    root = importlib.resources.files(package).joinpath(folder)
+    files = root.iterdir() if root.is_dir() else ()
+    found = {file.name[:-5]: file for file in files if file.name.endswith(".yaml")}
+    return dict(sorted(found.items()))
+
+
+def _entry(name: str, make: Callable[..., Any], kind: Kind) -> Entry:
+    doc = inspect.cleandoc(vars(make).get("__doc__") or getattr(make, "__doc__", None) or "")
+    settings = ", ".join(_spelled(key, slot) for key, slot in slots_of(make, kind).items())
+    return Entry(
+        name=name,
+        kind=kind.name,
+        summary=doc.partition("\n")[0],
+        source=_reference(doc) or make.__module__,
+        signature=f"{name}({settings})",
+        doc=doc,
+        module=make.__module__,
+    )
+
+
+def _reference(doc: str) -> str:
+    """The first parenthesis in the first three lines with a year or the number of an equation."""
+    head = " ".join(doc.splitlines()[:3])
+    found = re.search(r"\(([^()]*(?:\b(?:18|19|20)\d\d\b|\b[Ee]qs?\. ?\(?\d)[^()]*)\)", head)
+    return found.group(1) if found else ""
+
+
+def _spelled(key: str, slot: Slot) -> str:
+    if slot.kind is None:
+        hint = inspect.formatannotation(slot.annotation)
+    else:
+        hint = {"one": "{}", "list": "list[{}]", "dict": "dict[str, {}]"}[slot.shape]
+        hint = hint.format(slot.kind.name) + (" | None" if slot.optional else "")
+    said = key if slot.annotation is Any else f"{key}: {hint}"
+    return said if slot.default is REQUIRED else f"{said} = {slot.default!r}"
+
+
+def _recipe_entry(name: str, kind: Kind) -> Entry:
+    text = recipe_files()[name].read_text(encoding="utf-8")
+    first = text.lstrip().partition("\n")[0]
+    if first.startswith("#"):
+        summary = re.sub(r"\s{2,}", "; ", first.lstrip("# ").rstrip())
+    else:
+        about = re.search(r"^about:\s*(.*)$", text, re.MULTILINE)
+        summary = about.group(1).strip("'\" ") if about else ""
+    reference = _reference(summary) or kind.where
+    return Entry(name, kind.name, summary, reference, f"nearkin train {name}", text, kind.where)

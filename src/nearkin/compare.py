@@ -1,0 +1,316 @@
+"""Where references come from: the batch, the other view, a memory, proxies, centers, a classifier.
+
+Everything that a pair loss remembers lives here; losses stay functions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nearkin.core import Batch, Comparison, at_least_float32, warn_once
+
+Closeness = Literal["cosine", "euclidean", "inner"]
+
+
+def unit(x: Tensor) -> Tensor:
+    """(N, D) rows of length 1, float32 or wider; a zero row stays zero with gradient 0 (warned of
+    once)."""
+    x = at_least_float32(x)
+    largest = x.detach().abs().amax(1, keepdim=True)
+    empty = largest == 0
+    if bool(empty.any()):
+        warn_once(
+            f"an embedding row is all zeros (row {int(empty[:, 0].nonzero()[0, 0])} of {len(x)}): "
+            "it has no "
+            "direction, gets similarity 0 and learns nothing; look for dead units or empty inputs"
+        )
+    # Rows of 1e-30 or 1e30 would under- or overflow in the sum of squares; the direction does not
+    # see the scale.
+    scaled = x / torch.where(empty, 1.0, largest)
+    length = torch.where(empty, 1.0, torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
+    return torch.where(empty, 0.0, scaled / length)
+
+
+class Compare(nn.Module):
+    """Embeddings and their batch in, a Comparison out.
+
+    `needs` names the columns read; `columns_are` says what the references are; `closeness` may be
+    left to the loss (None until `settle`).
+    """
+
+    needs: tuple[str, ...] = ("label",)
+    columns_are: ClassVar[str] = "rows"
+
+    def __init__(self, closeness: Closeness | None):
+        super().__init__()
+        self.closeness: str | None = closeness
+
+    def settle(self, closeness: str) -> None:
+        """Take a loss's own closeness where none was asked for."""
+        if self.closeness is None:
+            self.closeness = closeness
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """(N, D) embeddings and their columns -> the Comparison."""
+        raise TypeError(
+            f"{type(self).__name__} says no forward; a Compare must return a Comparison"
+        )
+
+    def remember(self, z: Tensor, batch: Batch) -> None:
+        """Take notes after the encoder's update; z has no gradient. Most comparisons have none to
+        take."""
+        return
+
+    def as_compared(self, x: Tensor) -> Tensor:
+        """Rows as they are compared: unit rows under cosine, float32 or wider."""
+        if self.closeness in (None, "cosine"):
+            return unit(x)
+        return at_least_float32(x)
+
+    def made(self, **fields: object) -> Comparison:
+        """A Comparison of this kind and closeness."""
+        return Comparison(
+            columns_are=self.columns_are, closeness=self.closeness or "cosine", **fields
+        )  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        """The closeness, for print(model)."""
+        return f"closeness={self.closeness!r}"
+
+
+class InBatch(Compare):
+    """Every row of the batch against every other."""
+
+    name: ClassVar[str] = "in_batch"
+
+    def __init__(self, closeness: Closeness | None = None):
+        super().__init__(closeness)
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """A = R = N; a row is never compared with itself."""
+        rows, label = self.as_compared(z), batch["label"]
+        return self.made(
+            anchor_label=label,
+            reference_label=label,
+            anchors=rows,
+            references=rows,
+            oneself=torch.arange(len(z), device=z.device),
+        )
+
+
+class AcrossViews(Compare):
+    """Rows of view 0 against rows of view 1; the two rows of one `pair` are the positives.
+
+    Two augmented views, two modalities and two sentences are alike here. Columns: view (0 or 1),
+    pair.
+    """
+
+    name: ClassVar[str] = "across_views"
+    needs = ("view", "pair")
+
+    def __init__(self, closeness: Closeness | None = None):
+        super().__init__(closeness)
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """A rows of view 0 against R rows of view 1."""
+        first, second = batch["view"] == 0, batch["view"] == 1
+        if not bool((first | second).all()):
+            raise ValueError(
+                "column 'view' must hold 0 and 1 only; across_views compares two views"
+            )
+        rows, pair = self.as_compared(z), batch["pair"]
+        return self.made(
+            anchor_label=pair[first],
+            reference_label=pair[second],
+            anchors=rows[first],
+            references=rows[second],
+        )
+
+
+class Memory(Compare):
+    """The batch and the last `size` embeddings before it (Wang et al. 2020, cross-batch memory).
+
+    The memory takes the batch in after scoring, while training; its buffers have a fixed shape.
+    Until it is full, the empty places are not compared.
+    """
+
+    name: ClassVar[str] = "memory"
+
+    def __init__(self, dim: int, size: int = 1024, closeness: Closeness | None = None):
+        super().__init__(closeness)
+        if size < 1:
+            raise ValueError(f"a memory needs size >= 1, not {size}")
+        self.size = size
+        self.register_buffer("kept", torch.zeros(size, dim))
+        self.register_buffer("kept_label", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("written", torch.zeros((), dtype=torch.int64))
+        self.kept: Tensor
+        self.kept_label: Tensor
+        self.written: Tensor
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """A = N anchors against R = N + size references."""
+        label = batch["label"]
+        if label.ndim > 1:
+            raise ValueError("a memory keeps one label a row; compare multi-label rows in_batch")
+        rows = self.as_compared(z)
+        filled = torch.arange(self.size, device=z.device) < self.written
+        here = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        return self.made(
+            anchor_label=label,
+            reference_label=torch.cat([label, self.kept_label]),
+            anchors=rows,
+            references=torch.cat([rows, self.as_compared_kept(rows.dtype)]),
+            oneself=torch.arange(len(z), device=z.device),
+            allowed=torch.cat([here, filled])[None].expand(len(z), -1),
+        )
+
+    def as_compared_kept(self, dtype: torch.dtype) -> Tensor:
+        """(size, D) what is remembered; rows are stored as they were compared."""
+        return self.kept.to(dtype)
+
+    @torch.no_grad()
+    def remember(self, z: Tensor, batch: Batch) -> None:
+        """Overwrite the oldest rows with this batch, while training."""
+        if not self.training:
+            return
+        rows, label = self.as_compared(z)[-self.size :], batch["label"][-self.size :]
+        place = (self.written + torch.arange(len(rows), device=z.device)) % self.size
+        self.kept[place] = rows.to(self.kept.dtype)
+        self.kept_label[place] = label
+        self.written += len(rows)
+
+
+class Proxies(Compare):
+    """`per_class` learned vectors for each class."""
+
+    name: ClassVar[str] = "proxies"
+    columns_are: ClassVar[str] = "classes"
+
+    def __init__(
+        self, classes: int, dim: int, per_class: int = 1, closeness: Closeness | None = None
+    ):
+        super().__init__(closeness)
+        self.vectors = nn.Parameter(torch.randn(classes * per_class, dim) / dim**0.5)
+        self.register_buffer(
+            "proxy_label", torch.arange(classes).repeat_interleave(per_class), persistent=False
+        )
+        self.proxy_label: Tensor
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """A = N anchors against R = classes x per_class proxies."""
+        label = batch["label"]
+        return self.made(
+            anchor_label=label,
+            reference_label=classes_of(label, self.proxy_label),
+            anchors=self.as_compared(z),
+            references=self.as_compared(self.vectors),
+        )
+
+
+class Centers(Compare):
+    """The classes of the batch, each by the mean or by the sum of its rows over n (the paper's hard
+    sums).
+
+    A `sums` center is (1/n) Σ_{i in k} z_i, as in SPCE (Boudiaf et al. 2020, eq. 15). Classes that
+    are not in the batch have no column. The centers pass gradients to the rows.
+    """
+
+    name: ClassVar[str] = "centers"
+    columns_are: ClassVar[str] = "classes"
+
+    def __init__(
+        self, kind: Literal["means", "sums"] = "means", closeness: Closeness | None = None
+    ):
+        super().__init__(closeness)
+        self.kind = kind
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """A = N anchors against one center for each class present."""
+        label = batch["label"]
+        if label.ndim > 1:
+            raise ValueError(
+                "a center needs rows of one class each; compare multi-label rows in_batch"
+            )
+        present, position, count = torch.unique(label, return_inverse=True, return_counts=True)
+        rows = self.as_compared(z)
+        sums = rows.new_zeros(len(present), rows.shape[1]).index_add(0, position, rows)
+        share = count if self.kind == "means" else torch.full_like(count, max(len(rows), 1))
+        centers = sums / share[:, None]
+        return self.made(
+            anchor_label=label,
+            reference_label=present,
+            anchors=rows,
+            references=unit(centers) if self.closeness in (None, "cosine") else centers,
+        )
+
+
+class Classifier(Compare):
+    """A linear classifier's rows; weights and bias start at 0, with dropout on its input (the
+    paper's).
+
+    Boudiaf et al. 2020: dropout stands before the classifier alone, so retrieval uses the features
+    before it.
+    """
+
+    name: ClassVar[str] = "classifier"
+    columns_are: ClassVar[str] = "classes"
+
+    def __init__(
+        self,
+        classes: int,
+        dim: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        closeness: Closeness | None = None,
+    ):
+        super().__init__(closeness)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        self.weight = nn.Parameter(torch.zeros(classes, dim))
+        self.bias = nn.Parameter(torch.zeros(classes)) if bias else None
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("class_label", torch.arange(classes), persistent=False)
+        self.class_label: Tensor
+
+    def settle(self, closeness: str) -> None:
+        """A loss's closeness; a bias is added to inner products only."""
+        super().settle(closeness)
+        if self.bias is not None and self.closeness != "inner":
+            raise ValueError(
+                f"a classifier with a bias compares by 'inner', not by {self.closeness!r}; set "
+                "bias: false or use proxies"
+            )
+
+    def forward(self, z: Tensor, batch: Batch) -> Comparison:
+        """A = N anchors against R = classes rows of the weight."""
+        return self.made(
+            anchor_label=batch["label"],
+            reference_label=classes_of(batch["label"], self.class_label),
+            anchors=self.as_compared(self.dropout(z)),
+            references=self.as_compared(self.weight),
+            bias=None if self.bias is None else at_least_float32(self.bias),
+        )
+
+
+def classes_of(label: Tensor, columns: Tensor) -> Tensor:
+    """Labels of class columns in the form of the rows' labels; raises for a label that has no
+    column."""
+    classes = int(columns.max()) + 1 if len(columns) else 0
+    if label.ndim > 1:
+        if label.shape[1] != classes:
+            raise ValueError(
+                f"multi-hot labels of width {label.shape[1]} meet {classes} classes; make them "
+                "equal"
+            )
+        return torch.nn.functional.one_hot(columns, classes).bool()
+    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
+        seen = int(label.min()) if int(label.min()) < 0 else int(label.max())
+        raise ValueError(
+            f"label {seen} is out of range: there are columns for classes 0..{classes - 1}; "
+            "give `classes` the number of training classes and number the labels from 0"
+        )
+    return columns

@@ -1,0 +1,74 @@
+"""The cache folder: arrays that are slow to make, kept between runs. What is cached is decided by those who make it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from nearkin.core import warn_once
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def cache_folder() -> Path:
+    """The folder of all caches: `NEARKIN_HOME` where it is set, else ~/.cache/nearkin. It may not exist yet."""
+    home = os.environ.get("NEARKIN_HOME")
+    return Path(home).expanduser() if home else Path("~/.cache/nearkin").expanduser()
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hexadecimal digits that name what the parts say (numbers, texts, lists and dicts of them)."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def cached_arrays(
+    name: str, make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """The arrays of `name`.npz in the cache folder; made, and kept there, if they are missing or corrupt.
+
+    A folder that cannot be written costs a warning and the making, nothing else.
+    """
+    path = cache_folder() / f"{name}.npz"
+    if path.is_file():
+        try:
+            return _read(path)
+        except _UNREADABLE:
+            pass  # A file cut short by a full disk or a killed machine: made again below.
+    arrays = make()
+    keep(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    return arrays
+
+
+def keep(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
+    """Write a cache file whole or not at all; False, after a warning, where that is impossible."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        warn_once(
+            f"the cache {path.parent} cannot be written ({error.strerror or error}), so the next run does this "
+            f"work again; set NEARKIN_HOME to a folder that can be written"
+        )
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    # Reading a member checks its CRC, so a flipped byte raises here instead of turning up as a picture.
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,1 @@
+"""Losses: pure functions of one Comparison. They hold no state and know nothing of encoders."""

@@ -1,0 +1,24 @@
+"""Variational bounds on a divergence between same and different pairs, as losses: -total is the
+bound."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from nearkin.core import Comparison, Terms, home
+from nearkin.reduce import mean
+
+
+@home("in_batch", "cosine")
+def jsd(c: Comparison) -> Terms:
+    """Jensen-Shannon bound, a class-balanced logistic loss (Kemertas et al. 2020, eq. 10).
+
+    tightness = mean_same softplus(-s)          contrast = mean_different softplus(s)
+
+    2 log 2 - total is a lower bound on twice the Jensen-Shannon divergence between the similarities
+    of same and of different pairs, in nats. The similarity is usually a critic's.
+    """
+    return Terms(
+        tightness=mean(F.softplus(-c.similarity), c.same),
+        contrast=mean(F.softplus(c.similarity), c.different),
+    )

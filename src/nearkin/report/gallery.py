@@ -1,0 +1,140 @@
+"""Which queries and classes of the test rows fared worst, found in blocks of bounded memory.
+
+The numbers of the report come from metrics.json, not from here; this only chooses what to show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nearkin.report.view import RunView
+
+MOST_QUERIES = 4_000
+TIE = 1e-12
+_BLOCK = 2_000_000  # entries of one block of similarities: 16 MB in float64
+_ROWS = 4_096  # gallery rows made float64 at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """How the queries that were looked at fared: Q, each with a relevant item in the gallery.
+
+    query           (Q,) int64 test rows
+    best            (Q,) int64: the test row of the nearest relevant item
+    rank            (Q,) int64 >= 1: its rank; 1 is a hit of recall@1
+    mistaken        (Q,) int64: the nearest item that is not relevant, -1 where there is none
+    considered      how many queries were looked at, those without a relevant item included
+    queries         how many queries there are
+    """
+
+    query: np.ndarray
+    best: np.ndarray
+    rank: np.ndarray
+    mistaken: np.ndarray
+    considered: int
+    queries: int
+
+    def worst(self, count: int) -> np.ndarray:
+        """Positions of the queries whose best relevant item is ranked lowest, the worst first."""
+        return np.argsort(-self.rank, kind="stable")[:count]
+
+    def random(self, count: int, seed: int = 0, without: np.ndarray | None = None) -> np.ndarray:
+        """Positions of queries drawn at random, none of `without` among them."""
+        left = np.setdiff1d(np.arange(len(self.query)), [] if without is None else without)
+        return np.random.default_rng(seed).permutation(left)[:count]
+
+
+def rank_queries(view: RunView, limit: int = MOST_QUERIES, seed: int = 0) -> Ranked:
+    """The rank of each query's best relevant item by cosine; at most `limit` queries, by `seed`.
+
+    As in the evaluation, an irrelevant item within 1e-12 of a relevant one stands before it, and
+    no row finds itself. Memory beside the embeddings: about 100 MB.
+    """
+    queries, gallery = np.flatnonzero(view.is_query), np.flatnonzero(view.is_gallery)
+    chosen = queries
+    if len(queries) > limit:
+        drawn = np.random.default_rng(seed).choice(len(queries), limit, replace=False)
+        chosen = queries[np.sort(drawn)]
+    kept, best, rank, mistaken = [], [], [], []
+    size = max(1, _BLOCK // max(1, len(gallery)))
+    for start in range(0, len(chosen) if len(gallery) else 0, size):
+        rows = chosen[start : start + size]
+        similarity = _similarity(view.embeddings, rows, gallery)  # (B, G)
+        same = view.relevant[rows][:, None] == view.relevant[gallery][None]
+        same &= similarity > -np.inf
+        right = np.where(same, similarity, -np.inf)
+        wrong = np.where(same, -np.inf, similarity)
+        column = right.argmax(1)
+        top = np.take_along_axis(right, column[:, None], 1)
+        found = same.any(1)
+        other = np.where(wrong.max(1) > -np.inf, gallery[wrong.argmax(1)], -1)
+        kept.append(rows[found])
+        best.append(gallery[column[found]])
+        rank.append(1 + (wrong[found] >= top[found] - TIE).sum(1))
+        mistaken.append(other[found])
+    joined = (
+        np.concatenate([*part, np.zeros(0, np.int64)]) for part in (kept, best, rank, mistaken)
+    )
+    return Ranked(*joined, considered=len(chosen), queries=len(queries))
+
+
+def neighbors(view: RunView, query: int, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) int64, (K,) float64: the test rows nearest to a query and their cosine, in order."""
+    gallery = np.flatnonzero(view.is_gallery)
+    gallery = gallery[gallery != query]
+    similarity = _similarity(view.embeddings, np.array([query]), gallery)[0]
+    same = view.relevant[gallery] == view.relevant[query]
+    order = np.lexsort((same, -similarity.round(12)))[:count]
+    return gallery[order], similarity[order]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How the queries of one class fared: `hits` of `queries` found a relevant item first.
+
+    `mistaken` is the class that most of the others found instead, None where every query hit.
+    """
+
+    label: int
+    queries: int
+    hits: int
+    mistaken: int | None
+
+
+def worst_classes(view: RunView, ranked: Ranked, count: int = 20) -> list[ClassScore]:
+    """The classes of lowest recall@1 that missed at least once; of equals, larger ones first."""
+    labels = view.labels[ranked.query]
+    scores = []
+    for label in np.unique(labels):
+        mine = labels == label
+        missed = ranked.mistaken[mine & (ranked.rank > 1)]
+        if not len(missed):
+            continue
+        instead, often = np.unique(view.labels[missed], return_counts=True)
+        queries = int(mine.sum())
+        score = ClassScore(int(label), queries, queries - len(missed), int(instead[often.argmax()]))
+        scores.append(score)
+    scores.sort(key=lambda score: (score.hits / score.queries, -score.queries, score.label))
+    return scores[:count]
+
+
+def _similarity(embeddings: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """(B, G) float64 cosine; minus infinity where a row would meet itself."""
+    anchors = _unit(embeddings[queries])
+    similarity = np.empty((len(queries), len(gallery)))
+    for start in range(0, len(gallery), _ROWS):
+        rows = gallery[start : start + _ROWS]
+        similarity[:, start : start + _ROWS] = anchors @ _unit(embeddings[rows]).T
+    similarity[queries[:, None] == gallery[None]] = -np.inf
+    return similarity
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length one in float64; a zero row stays zero. Scaled first: no square overflows."""
+    rows = rows.astype(np.float64)
+    largest = np.abs(rows).max(1, keepdims=True, initial=0.0)
+    rows /= np.where(largest > 0, largest, 1.0)
+    length = np.sqrt(np.square(rows).sum(1, keepdims=True))
+    return rows / np.where(length > 0, length, 1.0)

@@ -1,0 +1,318 @@
+"""The numbers of metrics.json as words and table cells. Nothing is measured here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nearkin.report.view import RunView
+
+SPACE = "\N{NO-BREAK SPACE}"
+DASH = "\N{EN DASH}"
+CLUSTERING = ("nmi", "ami")
+
+_DEFINITIONS = {
+    r"(recall|cmc)@(\d+)": "share of queries with at least one relevant item among the {} nearest",
+    r"(precision)@(\d+)": "share of relevant items among the {} nearest",
+    r"r_precision": "share of relevant items among the R nearest, R being how many there are",
+    r"map@r": "mean average precision over the R nearest, R being how many are relevant",
+    r"(map)@(\d+)": "mean average precision over the {} nearest",
+    r"mrr": "mean of one over the rank of the first relevant item",
+    r"(ndcg)@(\d+)": "discounted gain of the {} nearest against that of the ideal order",
+    r"nmi": "normalized mutual information of k-means clusters and classes; high already by chance "
+    "where classes are many, so its value for random clusters stands beside it",
+    r"ami": "nmi corrected for chance: 0 for random clusters, 1 for perfect ones",
+}
+
+
+def definition(metric: str) -> str:
+    """What a metric is, in half a sentence; empty for a metric of somebody's own."""
+    for pattern, words in _DEFINITIONS.items():
+        found = re.fullmatch(pattern, metric)
+        if found:
+            return words.format(*found.groups()[1:])
+    return ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a number at all."""
+        return math.isfinite(self.value)
+
+    def text(self, percent: bool) -> str:
+        """`61.2 %` or `0.712`; a dash where nothing is known."""
+        if not self.known:
+            return DASH
+        return f"{100 * self.value:.1f}{SPACE}%" if percent else f"{self.value:.3f}"
+
+    def interval(self, percent: bool) -> str:
+        """`58.9–63.4` or `0.701–0.723`; empty where there is no interval."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return ""
+        scale, digits = (100, 1) if percent else (1, 3)
+        return f"{scale * self.low:.{digits}f}{DASH}{scale * self.high:.{digits}f}"
+
+
+def value_of(entry: Any) -> Value:
+    """A number, or a mapping with value, low and high, as a Value; unknown for anything else."""
+    if isinstance(entry, Mapping):
+        return Value(*(_number(entry.get(key)) for key in ("value", "low", "high")))
+    return Value(_number(entry))
+
+
+def _number(entry: Any) -> float:
+    if isinstance(entry, bool) or not isinstance(entry, int | float):
+        return math.nan
+    return float(entry)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a block of metrics.json. `role`: trained, untrained, raw or best."""
+
+    run: str
+    name: str
+    role: str
+    block: Mapping[str, Any]
+
+
+def rows_of(view: RunView) -> list[Row]:
+    """The blocks of a run worth comparing, the trained encoder first."""
+    raw = "raw pixels" if view.picture is not None else "raw input"
+    metrics = view.metrics
+    found = [
+        ("trained", "trained", metrics.get("test")),
+        ("untrained", "untrained", metrics.get("untrained")),
+        (raw, "raw", metrics.get("raw")),
+        (_best_name(metrics.get("best_on_test")), "best", metrics.get("best_on_test")),
+    ]
+    return [Row(view.name, name, role, block) for name, role, block in found if block]
+
+
+def _best_name(block: Mapping[str, Any] | None) -> str:
+    epoch = (block or {}).get("epoch")
+    where = "" if epoch is None else f" (epoch {epoch})"
+    return f"best epoch on the test classes{where}: not an honest estimate"
+
+
+def closenesses(rows: list[Row]) -> list[str]:
+    """cosine, euclidean and what else was measured, in that order."""
+    known = ("cosine", "euclidean", "inner")
+    return [name for name in known if any(row.block.get(name) for row in rows)]
+
+
+def metric_names(rows: list[Row], closeness: str) -> list[str]:
+    """The metrics of a table, in the order of metrics.json; nmi_random is no column of its own."""
+    names: dict[str, None] = {}
+    for row in rows:
+        for name in row.block.get(closeness) or {}:
+            if not name.endswith("_random") and name != "information":
+                names[name] = None
+    return list(names)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Metrics under one closeness. `lines`: each row with its cells (value, interval, note)."""
+
+    closeness: str
+    metrics: list[str]
+    lines: list[tuple[Row, list[tuple[str, str, str]]]]
+
+
+def table(rows: list[Row], closeness: str) -> Table:
+    """The table of one closeness, one line a row that was measured under it."""
+    metrics = metric_names(rows, closeness)
+    lines = []
+    for row in rows:
+        block = row.block.get(closeness)
+        if block:
+            lines.append((row, [_cell(block, metric) for metric in metrics]))
+    return Table(closeness, metrics, lines)
+
+
+def _cell(block: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
+    value = value_of(block.get(metric))
+    percent = metric not in CLUSTERING
+    chance = value_of(block.get(f"{metric}_random"))
+    beside = f"random {chance.text(percent)}" if chance.known else ""
+    return value.text(percent), value.interval(percent), beside
+
+
+@dataclass(frozen=True)
+class Information:
+    """Bits that an embedding tells of the class, and the bar that shows them."""
+
+    row: Row
+    bits: str
+    interval: str
+    ceiling: str
+    percent: float
+
+
+def information(rows: list[Row]) -> list[Information]:
+    """One line for every row whose label information was measured."""
+    lines = []
+    for row in rows:
+        block = row.block.get("information")
+        if not isinstance(block, Mapping):
+            continue
+        bits = Value(*(_number(block.get(key)) for key in ("bits", "low", "high")))
+        if not bits.known:
+            continue
+        ceiling = Value(_number(block.get("ceiling")))
+        share = bits.value / ceiling.value if ceiling.known and ceiling.value > 0 else 0.0
+        shown = Value(bits.value, bits.low, bits.high)
+        lines.append(
+            Information(
+                row,
+                f"{bits.value:.2f}",
+                _bits_interval(shown),
+                f"{ceiling.value:.2f}" if ceiling.known else DASH,
+                100 * min(1.0, max(0.0, share)),
+            )
+        )
+    return lines
+
+
+def _bits_interval(bits: Value) -> str:
+    known = math.isfinite(bits.low) and math.isfinite(bits.high)
+    return f"{bits.low:.2f}{DASH}{bits.high:.2f}" if known else ""
+
+
+def counts(block: Mapping[str, Any]) -> str:
+    """How many queries the means are over, and how many could not be scored."""
+    queries, without = block.get("queries"), block.get("without_relevant")
+    if not isinstance(queries, int):
+        return ""
+    if not without:
+        return f"{queries:,} queries; every one has a relevant item."
+    verb, count = ("has", "is") if without == 1 else ("have", "are")
+    return (
+        f"{queries:,} queries; {without:,} of them {verb} no relevant item and {count} left out of "
+        f"every mean."
+    )
+
+
+def headline(view: RunView) -> str:
+    """The outcome in one sentence: the trained encoder against what was there before."""
+    rows = {row.role: row for row in rows_of(view)}
+    seen = view.is_query | view.is_gallery
+    classes = len(np.unique(view.labels[seen]))
+    start = f"On {classes:,} class{'' if classes == 1 else 'es'} never seen in training"
+    metric = leading_metric(view)
+    if "trained" not in rows or metric is None:
+        return f"{start}, no metric was measured."
+    said = {role: _leading(row, metric) for role, row in rows.items()}
+    text = said["trained"].text(True)
+    interval = said["trained"].interval(True)
+    text += f" ({interval})" if interval else ""
+    if metric == "recall@1":
+        item = "the same item" if view.of_instances else "of the same class"
+        sentence = f"{start}, the nearest neighbor is {item} for {text} of queries"
+    else:
+        sentence = f"{start}, {metric} is {text}"
+    against = [
+        f"{said[role].text(True)} for {name}"
+        for role, name in (
+            ("raw", rows["raw"].name if "raw" in rows else ""),
+            ("untrained", "the untrained encoder"),
+        )
+        if role in said and said[role].known
+    ]
+    return sentence + (f", against {' and '.join(against)}." if against else ".")
+
+
+def leading_metric(view: RunView) -> str | None:
+    """recall@1 where it was measured, else the first metric that is a share of something."""
+    rows = rows_of(view)
+    if not rows or rows[0].role != "trained":
+        return None
+    for closeness in closenesses(rows[:1]):
+        names = [name for name in metric_names(rows[:1], closeness) if name not in CLUSTERING]
+        if names:
+            return "recall@1" if "recall@1" in names else names[0]
+    return None
+
+
+def _leading(row: Row, metric: str) -> Value:
+    for closeness in closenesses([row]):
+        if metric in row.block[closeness]:
+            return value_of(row.block[closeness][metric])
+    return Value(math.nan)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the picture under the headline; lengths in percent of the track."""
+
+    row: Row
+    text: str
+    interval: str
+    percent: float
+    low: float | None
+    high: float | None
+
+
+def bars(view: RunView) -> list[Bar]:
+    """The headline's metric as bars, one a row that has it."""
+    metric = leading_metric(view)
+    drawn = []
+    for row in rows_of(view) if metric else []:
+        value = _leading(row, str(metric))
+        if row.role == "best" or not value.known:
+            continue
+        spread = value.interval(True)
+        drawn.append(
+            Bar(
+                row,
+                value.text(True),
+                spread,
+                _track(value.value),
+                _track(value.low) if spread else None,
+                _track(value.high) if spread else None,
+            )
+        )
+    return drawn
+
+
+def _track(share: float) -> float:
+    return round(100 * min(1.0, max(0.0, share)), 2)
+
+
+def selected_on_test(view: RunView) -> bool:
+    """Whether the test classes themselves chose the epoch."""
+    train = view.recipe.get("train")
+    wish = train.get("select") if isinstance(train, Mapping) else None
+    by = (view.metrics.get("selected") or {}).get("by", "")
+    return any("best on test" in str(said).replace("_", " ") for said in (wish, by))
+
+
+def selection(view: RunView) -> str:
+    """How the epoch was chosen, in a sentence; empty where the run does not say."""
+    chosen = view.metrics.get("selected") or {}
+    if "epoch" not in chosen:
+        return ""
+    epochs = [line["epoch"] for line in view.events("epoch") if "epoch" in line]
+    counted = " (counted from 0)" if epochs and min(epochs) == 0 else ""
+    by = str(chosen.get("by", "")).replace("_", " ")
+    if selected_on_test(view):
+        how = ", the best on the test classes"
+    elif by == "last":
+        how = ", the last one"
+    else:
+        how = f", chosen by {by}" if by else ""
+    return f"The weights are those of epoch {chosen['epoch']}{counted}{how}."

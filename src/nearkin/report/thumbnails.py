@@ -1,0 +1,83 @@
+"""Thumbnails as data addresses, that travel inside the page; which are shown stands elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from nearkin.report.view import Picture
+
+SIDE = 112
+_SMALL = 64
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture as a `data:` address; `pixelated` where it is small and must be enlarged."""
+
+    address: str
+    pixelated: bool
+
+
+def thumbnail(picture: Image) -> Thumbnail:
+    """At most 112 pixels a side; up to 64 pixels as it is (PNG), larger ones as WEBP."""
+    from PIL import Image
+
+    picture = _on_white(picture)
+    if max(picture.size) <= _SMALL:
+        return Thumbnail(_address(picture, "PNG", optimize=True), pixelated=True)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return Thumbnail(_address(picture, "WEBP", quality=75), pixelated=False)
+
+
+def thumbnails(picture: Picture | None) -> Callable[[int], Thumbnail | None]:
+    """Test row -> its thumbnail, each made once; None where there is no picture any more."""
+
+    @cache
+    def of_row(row: int) -> Thumbnail | None:
+        try:
+            found = picture(row) if picture is not None else None
+        except OSError:  # a photo moved or deleted since the run must not cost the report
+            return None
+        return None if found is None else thumbnail(found)
+
+    return of_row
+
+
+def _on_white(picture: Image) -> Image:
+    """RGB or gray, a copy; what is transparent becomes white."""
+    from PIL import Image
+
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        return _stretched(picture)
+    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _stretched(picture: Image) -> Image:
+    """Deep gray values, the darkest as 0 and the brightest as 255: their scale is unknown."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = values.min(), values.max()
+    scaled = (values - low) * (255.0 / (high - low) if high > low else 1.0)
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+def _address(picture: Image, kind: str, **settings: int | bool) -> str:
+    stored = io.BytesIO()
+    picture.save(stored, kind, **settings)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stored.getvalue()).decode('ascii')}"
