@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.resources
 import inspect
+import math
 import pkgutil
 import re
 import sys
@@ -15,10 +16,14 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 REQUIRED: Any = inspect.Parameter.empty
 Schedule = Callable[[int], float]
+_OF_TOTAL = Callable[[int], Schedule]
 
 
 class RecipeError(ValueError):
@@ -45,7 +50,8 @@ class Kind:
     base        the class that members extend; empty where members are functions
     returns     what member functions return, spelled or as a type; None where members are classes
     first       the first parameter of member functions: its type spelled, or its own name
-    waits       settings are bound and the first parameter stays open: whoever uses it calls it
+    waits       settings are bound and the first parameters stay open: whoever uses it calls it
+    open        how many parameters stay open
     annotation  the type of an argument that takes a member, where it does not follow from the above
     names       the function in `where` that lists names, for a kind that is named and never built
     """
@@ -60,60 +66,40 @@ class Kind:
     waits: bool = False
     annotation: Any = None
     names: str = ""
+    open: int = 1
 
     def __str__(self) -> str:
         return self.noun or self.name
 
 
-_TERMS, _COMPARISON = "nearkin.core:Terms", "nearkin.core:Comparison"
+_PAIRS, _TERMS = "nearkin.core:Comparison", "nearkin.core:Terms"
+_OPTIMIZER, _SPLITS = "torch.optim:Optimizer", "nearkin.data.base:Splits"
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("recipe", "nearkin.recipes", "recipes"),
-        Kind(
-            "data", "nearkin.data", "datasets", noun="data set", returns="nearkin.data.base:Splits"
-        ),
-        Kind("encoder", "nearkin.encoders", "encoders", base="nearkin.encoders.base:Encoder"),
-        Kind("sampler", "nearkin.sample", "samplers", base="nearkin.sample:Sampler"),
-        Kind(
-            "objective",
-            "nearkin.objectives",
-            "objectives",
-            base="nearkin.objectives.base:Objective",
-        ),
-        Kind("method", "nearkin.methods", "methods", base="nearkin.methods.base:Method"),
-        Kind(
-            "compare",
-            "nearkin.compare",
-            "compares",
-            noun="comparison",
-            base="nearkin.compare:Compare",
-        ),
-        Kind(
-            "mining", "nearkin.mining", "mining", returns=_COMPARISON, first=_COMPARISON, waits=True
-        ),
-        Kind("loss", "nearkin.losses", "losses", returns=_TERMS, first=_COMPARISON, waits=True),
-        Kind(
-            "optimizer",
-            "nearkin.optimizers",
-            "optimizers",
-            returns="torch.optim:Optimizer",
-            first="parameters",
-            waits=True,
-        ),
-        Kind(
-            "schedule",
-            "nearkin.schedules",
-            "schedules",
-            returns=Schedule,
-            first="total",
-            waits=True,
-            annotation=Callable[[int], Schedule],
-        ),
-        Kind("metric", "nearkin.evaluation", "metrics", names="metric_names"),
-    )
-}
+_ALL = (
+    Kind("recipe", "nearkin.recipes", "recipes"),
+    Kind("data", "nearkin.data", "datasets", "data set", returns=_SPLITS),
+    Kind("encoder", "nearkin.encoders", "encoders", base="nearkin.encoders.base:Encoder"),
+    Kind("sampler", "nearkin.sample", "samplers", base="nearkin.sample:Sampler"),
+    Kind("objective", "nearkin.objectives", "objectives", base="nearkin.objectives.base:Objective"),
+    Kind("method", "nearkin.methods", "methods", base="nearkin.methods.base:Method"),
+    Kind("compare", "nearkin.compare", "compares", "comparison", base="nearkin.compare:Compare"),
+    Kind("mining", "nearkin.mining", "mining", returns=_PAIRS, first=_PAIRS, waits=True),
+    Kind("loss", "nearkin.losses", "losses", returns=_TERMS, first=_PAIRS, waits=True),
+    Kind("optimizer", "nearkin.optimizers", "optimizers", "", "", _OPTIMIZER, "parameters", True),
+    Kind("schedule", "nearkin.schedules", "schedules", "", "", Schedule, "total", True, _OF_TOTAL),
+    Kind(
+        "augmentation",
+        "nearkin.augment",
+        "augmentations",
+        returns="torch:Tensor",
+        first="pictures",
+        waits=True,
+        annotation="nearkin.augment:Augmentation",
+        open=2,
+    ),
+    Kind("metric", "nearkin.evaluation", "metrics", names="metric_names"),
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 
 
 def kind_named(name: str | Kind) -> Kind:
@@ -175,14 +161,13 @@ def _function_name(thing: Any, kind: Kind) -> str | None:
     if kind.returns is None or not inspect.isfunction(thing):
         return None
     hints = typing.get_type_hints(thing)
-    if not _is_a(hints.get("return"), loaded(kind.returns)):
-        return None
-    first = next(iter(inspect.signature(thing).parameters), None)
-    if ":" in kind.first and not _is_a(hints.get(first or ""), loaded(kind.first)):
-        return None
-    if kind.first and ":" not in kind.first and first != kind.first:
-        return None
-    return thing.__name__
+    first = next(iter(inspect.signature(thing).parameters), "")
+    if ":" in kind.first:
+        begins = _is_a(hints.get(first), loaded(kind.first))
+    else:
+        begins = kind.first in ("", first)
+    fits = begins and _is_a(hints.get("return"), loaded(kind.returns))
+    return thing.__name__ if fits else None
 
 
 def loaded(spelled: Any) -> Any:
@@ -201,10 +186,8 @@ def _is_a(hint: Any, wanted: Any) -> bool:
 
 def _shape(hint: Any) -> Any:
     """An annotation in a form in which typing.Callable and collections.abc.Callable are equal."""
-    if isinstance(hint, list):
-        return [_shape(part) for part in hint]
-    origin = typing.get_origin(hint)
-    return (origin, [_shape(part) for part in typing.get_args(hint)]) if origin else hint
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)
+    return (typing.get_origin(hint), *map(_shape, parts)) if parts else hint
 
 
 def constructor(
@@ -231,7 +214,7 @@ def _own_code(name: str, where: str, *, trust_code: bool) -> Callable[..., Any]:
     path, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(path)
-    except (ImportError, ValueError) as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
         raise RecipeError(
             f"{where}: the module of {name!r} cannot be imported ({error}); "
             f"is its folder on PYTHONPATH?"
@@ -244,9 +227,6 @@ def _own_code(name: str, where: str, *, trust_code: bool) -> Callable[..., Any]:
             f"{did_you_mean(attribute, known)}"
         )
     return thing
-
-
-# What a member takes
 
 
 @dataclass(frozen=True)
@@ -274,16 +254,17 @@ def slots_of(make: Callable[..., Any], kind: Kind | None = None) -> dict[str, Sl
         make.__init__ if inspect.isclass(make) else make, include_extras=True
     )
     if kind is not None and kind.waits:
-        parameters = parameters[1:]
-    factories: dict[str, Any] = {}
-    if dataclasses.is_dataclass(make):
-        factories = {field.name: field.default_factory for field in dataclasses.fields(make)}
+        parameters = parameters[kind.open :]
+    fields = dataclasses.fields(make) if dataclasses.is_dataclass(make) else ()
+    made = {
+        f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING
+    }
     slots = {}
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            factory = factories.get(parameter.name, dataclasses.MISSING)
-            default = parameter.default if factory is dataclasses.MISSING else factory()
-            slots[parameter.name] = _slot(hints.get(parameter.name, Any), default)
+            name = parameter.name
+            default = made[name]() if name in made else parameter.default
+            slots[name] = _slot(hints.get(name, Any), default)
     return slots
 
 
@@ -337,6 +318,96 @@ def is_built(value: Any, kind: Kind) -> bool:
     return inspect.isclass(wanted) and isinstance(value, wanted)
 
 
+def checked(value: Any, annotation: Any, where: str) -> Any:
+    """The value as its annotation wants it: lax for float, strict for int, bool and str, finite.
+
+    Raises RecipeError with the dotted path of the part that is wrong, what was seen and expected.
+    """
+    try:
+        fitting = _adapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise RecipeError(_wrong(error, value, where)) from None
+    if not _is_finite(fitting):
+        raise RecipeError(f"{where}: expected finite numbers, got {value!r}")
+    return fitting
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    # A dataclass has a configuration of its own, and pydantic refuses a second one.
+    own = dataclasses.is_dataclass(annotation)
+    config = None if own else ConfigDict(arbitrary_types_allowed=True)
+    return TypeAdapter(_strict(annotation), config=config)
+
+
+def _strict(annotation: Any) -> Any:
+    """The annotation with the strictness of a recipe written into each part."""
+    if annotation is float:
+        return Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+    if annotation in (int, bool, str):
+        return Annotated[annotation, Field(strict=True)]
+    if dataclasses.is_dataclass(annotation):
+        return InstanceOf[annotation]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return Annotated[_strict(arguments[0]), *arguments[1:]]
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_strict, arguments))]  # noqa: UP007
+    if origin in (list, tuple, dict, Sequence, Mapping):
+        return types.GenericAlias(origin, tuple(map(_strict, arguments)))
+    return annotation
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "a truth value is no number")
+    # Floats of numpy are floats to pydantic, but not to YAML.
+    return float(value) if isinstance(value, float) else value
+
+
+_EXPECTED = {
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "an integer",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "{{name: value}}",
+    "none_required": "null",
+    "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+}
+
+
+def _wrong(error: ValidationError, value: Any, where: str) -> str:
+    """One sentence of what pydantic found; where a union failed, all that would have been right."""
+    details = error.errors()
+    for step in details[0]["loc"]:
+        # Between the keys of containers pydantic puts names of union members; those are no path.
+        inside: Any = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+        if isinstance(inside, Mapping) and step in inside:
+            where, value = f"{where}.{step}", inside[step]
+    contexts = [detail.get("ctx", {}) for detail in details]
+    forms = [_EXPECTED.get(detail["type"], detail["msg"]) for detail in details]
+    wanted = dict.fromkeys(map(str.format_map, forms, contexts))
+    choices = re.findall(r"'([^']*)'", " ".join(each.get("expected", "") for each in contexts))
+    near = difflib.get_close_matches(str(value), choices, 1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}: expected {' or '.join(wanted)}, got {value!r}{meant}"
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 # What the command line lists
 
 
@@ -365,7 +436,8 @@ def members(kind_name: str) -> list[Entry]:
         return [_recipe_entry(name, kind) for name in recipe_files()]
     if kind.names:
         return [
-            Entry(name, kind.name, "", kind.where, "", "", kind.where) for name in names_of(kind)
+            Entry(name, kind.name, summary, source, name, summary, kind.where)
+            for name, (summary, source) in names_of(kind).items()
         ]
     return [_entry(name, make, kind) for name, make in scan(kind).items()]
 
@@ -380,9 +452,11 @@ def find(name: str) -> list[Entry]:
     return found
 
 
-def names_of(kind: Kind) -> list[str]:
-    """The names that a kind lists itself: the metrics. Empty where its module does not exist."""
-    return [name for module in _modules(kind.where)[:1] for name in getattr(module, kind.names)()]
+def names_of(kind: Kind) -> dict[str, tuple[str, str]]:
+    """What a kind lists itself (the metrics): name to summary and source. Empty without its
+    module."""
+    listed = [getattr(module, kind.names)() for module in _modules(kind.where)[:1]]
+    return {name: (summary, source) for rows in listed for name, summary, source in rows}
 
 
 def with_any_k(metric: str) -> str:
@@ -422,10 +496,9 @@ def _reference(doc: str) -> str:
 
 def _spelled(key: str, slot: Slot) -> str:
     if slot.kind is None:
-        hint = inspect.formatannotation(slot.annotation)
+        hint = inspect.formatannotation(slot.annotation).replace("typing.", "")
     else:
-        hint = {"one": "{}", "list": "list[{}]", "dict": "dict[str, {}]"}[slot.shape]
-        hint = hint.format(slot.kind.name) + (" | None" if slot.optional else "")
+        hint = slot.kind.name if slot.shape == "one" else f"{slot.shape} of {slot.kind.name}"
     said = key if slot.annotation is Any else f"{key}: {hint}"
     return said if slot.default is REQUIRED else f"{said} = {slot.default!r}"
 

@@ -1,1 +1,1 @@
-"""Tables of data and the sets that make them: one function a set, found by its return annotation `Splits`."""
+"""Tables of data and the sets that make them: a set is a function annotated to return `Splits`."""

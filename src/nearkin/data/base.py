@@ -36,9 +36,13 @@ class Table:
             raise ValueError(f"a table needs one entry per row in every column; these have {said}")
         if self.label.dtype != torch.int64:
             raise TypeError(f"labels must be int64 codes, not {self.label.dtype}")
-        if len(self.label) and not 0 <= int(self.label.min()) <= int(self.label.max()) < len(self.names):
+        if len(self.label) and not 0 <= int(self.label.min()) <= int(self.label.max()) < len(
+            self.names
+        ):
             seen = f"{int(self.label.min())}..{int(self.label.max())}"
-            raise ValueError(f"labels must be codes in 0..{len(self.names) - 1}, but {seen} was seen")
+            raise ValueError(
+                f"labels must be codes in 0..{len(self.names) - 1}, but {seen} was seen"
+            )
 
     def __len__(self) -> int:
         return len(self.label)

@@ -1,4 +1,6 @@
-"""The cache folder: arrays that are slow to make, kept between runs. What is cached is decided by those who make it."""
+"""The cache folder: arrays that are slow to make, kept between runs.
+What is cached is decided by those who make it.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,24 @@ _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib
 
 
 def cache_folder() -> Path:
-    """The folder of all caches: `NEARKIN_HOME` where it is set, else ~/.cache/nearkin. It may not exist yet."""
+    """The folder of all caches: `NEARKIN_HOME` where it is set, else ~/.cache/nearkin.
+
+    It may not exist yet.
+    """
     home = os.environ.get("NEARKIN_HOME")
     return Path(home).expanduser() if home else Path("~/.cache/nearkin").expanduser()
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hexadecimal digits that name what the parts say (numbers, texts, lists and dicts of them)."""
+    """16 hexadecimal digits that name the parts: numbers, texts, lists and dicts of them."""
     text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cached_arrays(
     name: str, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
-    """The arrays of `name`.npz in the cache folder; made, and kept there, if they are missing or corrupt.
+    """The arrays of `name`.npz in the cache folder; made and kept if missing or corrupt.
 
     A folder that cannot be written costs a warning and the making, nothing else.
     """
@@ -61,14 +66,14 @@ def keep(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         warn_once(
-            f"the cache {path.parent} cannot be written ({error.strerror or error}), so the next run does this "
-            f"work again; set NEARKIN_HOME to a folder that can be written"
+            f"the cache {path.parent} cannot be written ({error.strerror or error}), so the "
+            f"next run does this work again; set NEARKIN_HOME to a folder that can be written"
         )
         return False
     return True
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    # Reading a member checks its CRC, so a flipped byte raises here instead of turning up as a picture.
+    # Reading a member checks its CRC: a flipped byte raises, and does not turn up as a picture.
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

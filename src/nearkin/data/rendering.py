@@ -1,4 +1,6 @@
-"""Characters drawn with Pillow in the twelve DejaVu styles of matplotlib, clean or distorted. Knows no classes or splits."""
+"""Characters drawn with Pillow in the twelve DejaVu styles of matplotlib, clean or distorted.
+Knows no classes or splits.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ STYLES = (
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far a picture may stray from its letter. Each number bounds a uniform draw; lengths are shares of the side.
+    """How far a picture may stray from its letter.
+
+    Each number bounds a uniform draw; lengths are shares of the side.
 
     rotation    degrees to either side
     shear       horizontal, tangent to either side
@@ -63,7 +67,7 @@ def font_path(style: str) -> Path:
 
 
 def identity(styles: Sequence[str]) -> list[str]:
-    """What decides the pixels besides settings: digests of the font files, versions of Pillow and FreeType."""
+    """What decides the pixels besides settings: digests of fonts, versions of the renderer."""
     import PIL
     from PIL import features
 
@@ -72,7 +76,7 @@ def identity(styles: Sequence[str]) -> list[str]:
 
 
 def shared_characters() -> list[str]:
-    """The letters and digits (Unicode categories L* and N*) that all twelve styles have, by code point."""
+    """The letters and digits (categories L* and N*) that all twelve styles have, by code point."""
     from matplotlib.ft2font import FT2Font
 
     points = [set(FT2Font(str(font_path(style))).get_charmap()) for style in STYLES]
@@ -104,7 +108,7 @@ def distorted(
     distortion: Distortion,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """(N, side, side) uint8, N = characters × styles × samples in this order: light ink on a dark ground."""
+    """(N, side, side) uint8, N = characters × styles × samples: light ink on a dark ground."""
     shape = (len(characters), len(styles), samples)
     draws = generator.uniform(-1, 1, (*shape, 8))
     ink = np.empty((*shape, side, side), np.uint8)
@@ -121,9 +125,7 @@ def _font(style: str, size: int) -> Any:
     from PIL import ImageFont
 
     # The basic layout engine is in every build of Pillow; the other one may or may not be.
-    return ImageFont.truetype(
-        str(font_path(style)), size, layout_engine=ImageFont.Layout.BASIC
-    )
+    return ImageFont.truetype(str(font_path(style)), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _ink(font: Any, character: str) -> Any:
@@ -136,7 +138,7 @@ def _ink(font: Any, character: str) -> Any:
 
 
 def _weights(ink: Any) -> tuple[Any, Any, Any]:
-    """The ink with a margin: its strokes a pixel thinner on each side, as they are, a pixel thicker."""
+    """The ink with a margin: strokes a pixel thinner on each side, as they are, thicker."""
     from PIL import ImageFilter, ImageOps
 
     plain = ImageOps.expand(ink, 2)
@@ -169,9 +171,7 @@ def _distort(weights: Any, draw: np.ndarray, side: int, distortion: Distortion) 
     return picture.filter(ImageFilter.GaussianBlur(radius))
 
 
-def _develop(
-    ink: np.ndarray, distortion: Distortion, generator: np.random.Generator
-) -> np.ndarray:
+def _develop(ink: np.ndarray, distortion: Distortion, generator: np.random.Generator) -> np.ndarray:
     """Weaken the ink and add noise, a thousand pictures at a time."""
     pictures = np.empty_like(ink)
     for start in range(0, len(ink), 1024):

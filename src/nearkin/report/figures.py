@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MOST_POINTS = 1_500
+_LONG = 100
 
 # Readable on white and on near-black; told apart by dash and order too, never by color alone.
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#3d85c6", "#dd8327", "#2f9e72", "#a06cd5", "#8b9099"
@@ -26,7 +27,10 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One line of a plot: x and y (P,) float64 of equal length, its name and how it is drawn."""
+    """One line of a plot: x and y (P,) float64 of equal length, its name and how it is drawn.
+
+    A long noisy one is drawn as a running mean over its own faint trace.
+    """
 
     name: str
     x: np.ndarray
@@ -34,6 +38,7 @@ class Curve:
     color: str
     dash: str = "solid"
     area: bool = False
+    noisy: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,58 +56,41 @@ def training_plots(log: Sequence[Mapping[str, Any]], chosen: int | None = None) 
 
     `chosen` is the epoch whose weights were taken; it is marked in the validation plot.
     """
-    steps = _latest(log, "step")
-    epochs = _latest(log, "epoch")
-    collapse_cosine = [_curve("mean cosine", epochs, "epoch", ("cosine_mean",), 0)]
-    collapse_rank = [_curve("effective rank", epochs, "epoch", ("effective_rank",), 2)]
-    information = [
-        _curve("bits", epochs, "epoch", ("information", "bits"), 0),
-        _curve("ceiling", epochs, "epoch", ("information", "ceiling"), 4),
-    ]
-    plots = [
-        _plot(
-            "Terms of the loss",
-            "In nats. Bold: running mean over steps; faint: every step.",
-            _family(steps, "step", ("terms",), first="total"),
-            "step",
-        ),
-        _plot(
-            "Pull and push",
-            "How strongly the loss draws same pairs together and different pairs apart.",
-            [
-                _curve("pull", steps, "step", ("pull",), 0),
-                _curve("push", steps, "step", ("push",), 1),
-            ],
-            "step",
-        ),
-        _plot("Learning rates", "One a learner.", _family(steps, "step", ("rates",)), "step"),
-        _plot(
-            "Validation",
-            "On classes disjoint from those of training and test.",
-            _family(epochs, "epoch", ("validation",)),
-            "epoch",
-            chosen,
-        ),
-        _plot(
-            "Information about the class",
-            "Lower bound in bits; the ceiling is the entropy of the classes.",
-            information,
-            "epoch",
-        ),
-        _plot(
-            "Mean cosine of pairs",
-            "Near 1 every item is embedded alike: a collapse.",
-            collapse_cosine,
-            "epoch",
-        ),
-        _plot(
-            "Effective rank",
-            "How many dimensions the embedding uses.",
-            collapse_rank,
-            "epoch",
-        ),
-    ]
+    plots = [*_over_steps(_latest(log, "step")), *_over_epochs(_latest(log, "epoch"), chosen)]
     return [plot for plot in plots if plot is not None]
+
+
+def _over_steps(lines: Sequence[Mapping[str, Any]]) -> list[Plot | None]:
+    terms = [replace(curve, noisy=True) for curve in _family(lines, "step", "terms", "total")]
+    long = any(len(curve.x) > _LONG for curve in terms)
+    how = "In nats. Bold: running mean over steps; faint: single steps." if long else "In nats."
+    pull = _curve("pull", lines, "step", ("pull",), 0)
+    push = _curve("push", lines, "step", ("push",), 1)
+    apart = "How strongly the loss draws same pairs together and different pairs apart."
+    return [
+        _plot("Terms of the loss", how, terms, "step"),
+        _plot("Pull and push", apart, [pull, push], "step"),
+        _plot("Learning rates", "One for each learner.", _family(lines, "step", "rates"), "step"),
+    ]
+
+
+def _over_epochs(lines: Sequence[Mapping[str, Any]], chosen: int | None) -> list[Plot | None]:
+    validation = _family(lines, "epoch", "validation")
+    disjoint = "On classes disjoint from those of training and test."
+    marked = f"{disjoint} Dotted: the epoch taken." if chosen is not None else disjoint
+    bits = _curve("bits", lines, "epoch", ("information", "bits"), 0)
+    ceiling = _curve("ceiling", lines, "epoch", ("information", "ceiling"), 4)
+    cosine = _curve("mean cosine", lines, "epoch", ("cosine_mean",), 0)
+    rank = _curve("effective rank", lines, "epoch", ("effective_rank",), 0)
+    bound = "Lower bound in bits; the ceiling is the entropy of the classes."
+    return [
+        _plot("Validation", marked, validation, "epoch", chosen),
+        _plot("Information about the class", bound, [bits, ceiling], "epoch"),
+        _plot(
+            "Mean cosine of pairs", "Near 1, all is embedded alike: a collapse.", [cosine], "epoch"
+        ),
+        _plot("Effective rank", "How many dimensions the embedding uses.", [rank], "epoch"),
+    ]
 
 
 def distance_plots(log: Sequence[Mapping[str, Any]]) -> list[Plot]:
@@ -191,16 +179,16 @@ def _curve(
 
 
 def _family(
-    lines: Sequence[Mapping[str, Any]], axis: str, path: tuple[str], first: str = ""
+    lines: Sequence[Mapping[str, Any]], axis: str, under: str, first: str = ""
 ) -> list[Curve]:
-    """One curve a key found under `path`; `first` leads, parts that are always 0 are left out."""
+    """One curve a key of the mapping `under`, `first` leading; what is always 0 is left out."""
     names: dict[str, None] = {first: None} if first else {}
     for line in lines:
-        found = line.get(path[0])
+        found = line.get(under)
         names |= dict.fromkeys(found) if isinstance(found, Mapping) else {}
     curves: list[Curve] = []
     for name in names:
-        curve = _curve(name, lines, axis, (*path, name), len(curves))
+        curve = _curve(name, lines, axis, (under, name), len(curves))
         if name == first or np.any(curve.y != 0):
             curves.append(curve)
     # A total of one part alone would hide behind it.
@@ -239,12 +227,11 @@ def _plot(
 
 
 def _draw(figure: Figure, curve: Curve) -> None:
-    """The curve; a long one as a running mean over its own faint trace."""
     from plotly.graph_objects import Scatter
 
     name = escape(curve.name)  # plotly reads a few tags in names
     y = curve.y
-    if not curve.area and len(y) > 100:
+    if curve.noisy and len(y) > _LONG:
         x, faint = decimate(curve.x, y)
         figure.add_trace(
             Scatter(

@@ -5,6 +5,7 @@ The numbers of the report come from metrics.json, not from here; this only choos
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from nearkin.report.view import RunView
 MOST_QUERIES = 4_000
 TIE = 1e-12
 _BLOCK = 2_000_000  # entries of one block of similarities: 16 MB in float64
-_ROWS = 4_096  # gallery rows made float64 at a time
+_ROWS = 4_096  # gallery rows at a time where there is one query
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,34 +58,76 @@ def rank_queries(view: RunView, limit: int = MOST_QUERIES, seed: int = 0) -> Ran
     if len(queries) > limit:
         drawn = np.random.default_rng(seed).choice(len(queries), limit, replace=False)
         chosen = queries[np.sort(drawn)]
-    kept, best, rank, mistaken = [], [], [], []
-    size = max(1, _BLOCK // max(1, len(gallery)))
-    for start in range(0, len(chosen) if len(gallery) else 0, size):
-        rows = chosen[start : start + size]
-        similarity = _similarity(view.embeddings, rows, gallery)  # (B, G)
-        same = view.relevant[rows][:, None] == view.relevant[gallery][None]
-        same &= similarity > -np.inf
-        right = np.where(same, similarity, -np.inf)
-        wrong = np.where(same, -np.inf, similarity)
-        column = right.argmax(1)
-        top = np.take_along_axis(right, column[:, None], 1)
-        found = same.any(1)
-        other = np.where(wrong.max(1) > -np.inf, gallery[wrong.argmax(1)], -1)
-        kept.append(rows[found])
-        best.append(gallery[column[found]])
-        rank.append(1 + (wrong[found] >= top[found] - TIE).sum(1))
-        mistaken.append(other[found])
-    joined = (
-        np.concatenate([*part, np.zeros(0, np.int64)]) for part in (kept, best, rank, mistaken)
+    anchors = _unit(view.embeddings[chosen])  # (Q, D)
+    best, top = _best_relevant(view, chosen, gallery, anchors)
+    ahead, mistaken = _irrelevant(view, chosen, gallery, anchors, top)
+    found = best >= 0
+    return Ranked(
+        query=chosen[found],
+        best=best[found],
+        rank=1 + ahead[found],
+        mistaken=mistaken[found],
+        considered=len(chosen),
+        queries=len(queries),
     )
-    return Ranked(*joined, considered=len(chosen), queries=len(queries))
+
+
+def _best_relevant(
+    view: RunView, chosen: np.ndarray, gallery: np.ndarray, anchors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q,) int64, (Q,) float64: each query's nearest relevant row and its cosine; -1 where none is.
+
+    The gallery is taken in the order of what is relevant, so that each block meets few queries.
+    """
+    best, top = np.full(len(chosen), -1), np.full(len(chosen), -np.inf)
+    wanted = view.relevant[chosen]
+    ordered = gallery[np.argsort(view.relevant[gallery], kind="stable")]
+    for rows in _blocks(ordered, len(chosen)):
+        there = view.relevant[rows]
+        mine = np.flatnonzero((wanted >= there[0]) & (wanted <= there[-1]))
+        if not len(mine):
+            continue
+        right = anchors[mine] @ _unit(view.embeddings[rows]).T  # (at most Q, B)
+        right[wanted[mine][:, None] != there[None]] = -np.inf
+        right[chosen[mine][:, None] == rows[None]] = -np.inf
+        nearest = right.max(1)
+        closer = nearest > top[mine]
+        best[mine[closer]] = rows[right.argmax(1)[closer]]
+        top[mine] = np.maximum(top[mine], nearest)
+    return best, top
+
+
+def _irrelevant(
+    view: RunView, chosen: np.ndarray, gallery: np.ndarray, anchors: np.ndarray, top: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Q,) int64 twice: how many irrelevant rows are as near as `top`, and the nearest of all."""
+    ahead, mistaken = np.zeros(len(chosen), np.int64), np.full(len(chosen), -1)
+    nearest = np.full(len(chosen), -np.inf)
+    for rows in _blocks(gallery, len(chosen)):
+        wrong = anchors @ _unit(view.embeddings[rows]).T  # (Q, B)
+        wrong[view.relevant[chosen][:, None] == view.relevant[rows][None]] = -np.inf
+        ahead += (wrong >= (top - TIE)[:, None]).sum(1)
+        here = wrong.max(1)
+        closer = here > nearest
+        mistaken[closer] = rows[wrong.argmax(1)[closer]]
+        nearest = np.maximum(nearest, here)
+    return ahead, mistaken
+
+
+def _blocks(rows: np.ndarray, queries: int) -> Iterator[np.ndarray]:
+    """The rows in pieces, so many at a time that a block of similarities stays within bounds."""
+    size = max(1, _BLOCK // max(1, queries))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def neighbors(view: RunView, query: int, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """(K,) int64, (K,) float64: the test rows nearest to a query and their cosine, in order."""
     gallery = np.flatnonzero(view.is_gallery)
     gallery = gallery[gallery != query]
-    similarity = _similarity(view.embeddings, np.array([query]), gallery)[0]
+    anchor = _unit(view.embeddings[[query]])[0]
+    blocks = [_unit(view.embeddings[rows]) @ anchor for rows in _blocks(gallery, _BLOCK // _ROWS)]
+    similarity = np.concatenate([*blocks, np.zeros(0)])
     same = view.relevant[gallery] == view.relevant[query]
     order = np.lexsort((same, -similarity.round(12)))[:count]
     return gallery[order], similarity[order]
@@ -118,17 +161,6 @@ def worst_classes(view: RunView, ranked: Ranked, count: int = 20) -> list[ClassS
         scores.append(score)
     scores.sort(key=lambda score: (score.hits / score.queries, -score.queries, score.label))
     return scores[:count]
-
-
-def _similarity(embeddings: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(B, G) float64 cosine; minus infinity where a row would meet itself."""
-    anchors = _unit(embeddings[queries])
-    similarity = np.empty((len(queries), len(gallery)))
-    for start in range(0, len(gallery), _ROWS):
-        rows = gallery[start : start + _ROWS]
-        similarity[:, start : start + _ROWS] = anchors @ _unit(embeddings[rows]).T
-    similarity[queries[:, None] == gallery[None]] = -np.inf
-    return similarity
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nearkin.report import figures, scores
+from nearkin.report import figures, scores, words
 from nearkin.report.gallery import ClassScore, Ranked, neighbors, rank_queries, worst_classes
 from nearkin.report.thumbnails import Thumbnail, thumbnails
 from nearkin.report.view import RunView
@@ -77,12 +77,13 @@ def _run(view: RunView, shared_with: int) -> dict[str, Any]:
     return {
         "view": view,
         "facts": _facts(view),
-        "headline": scores.headline(view),
-        "metric": scores.leading_metric(view),
-        "bars": scores.bars(view),
-        "selection": scores.selection(view),
-        "selected_on_test": scores.selected_on_test(view),
+        "headline": words.headline(view),
+        "metric": words.leading_metric(view),
+        "bars": words.bars(view),
+        "selection": words.selection(view),
+        "selected_on_test": words.selected_on_test(view),
         "rows": rows,
+        "best_on_test": any(row.role == "best" for row in rows),
         "counts": scores.counts(rows[0].block) if rows else "",
         "plots": figures.training_plots(view.log, chosen),
         "distances": figures.distance_plots(view.log),

@@ -1,0 +1,181 @@
+"""A resolved recipe to the objects of a run: data prepared, encoder, method, optimizers, sampler,
+schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearkin.config import Train, build, build_train
+from nearkin.data.base import Splits, Table
+from nearkin.encoders.base import Encoder, Given
+from nearkin.learners import Optimizers, optimizers_of
+from nearkin.methods.base import Method, Supervised
+from nearkin.model import CARD, WEIGHTS, weights
+from nearkin.run_folder import RunFolder
+from nearkin.runtime import choose_device, prepare_encoder, seed_all
+from nearkin.sample import Sampler
+
+OWN = "(an object given in Python)"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a run is made of. Tables hold prepared inputs; labels of `train` are 0..C-1."""
+
+    splits: Splits
+    facts: dict[str, int]
+    encoder_node: dict[str, Any] | None
+    method: Method
+    optimizers: Optimizers
+    schedule: Callable[[int], float]
+    sampler: Sampler
+    train: Train
+    device: torch.device
+    freeze: list[nn.Module]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that the run trains."""
+        return self.method.learners()["encoder"]  # type: ignore[return-value]
+
+
+def assemble(
+    recipe: Mapping[str, Any],
+    *,
+    data: Splits | None = None,
+    encoder: nn.Module | None = None,
+    trust_code: bool = False,
+    say: Say = lambda text: None,
+    progress: Any = None,
+) -> Parts:
+    """Build what the recipe names, in order: data, encoder, prepared inputs, objective, optimizers.
+
+    Raises ValueError with the place in the recipe for whatever does not fit.
+    """
+    train = build_train(recipe["train"], trust_code=trust_code)
+    device = choose_device(train.device)
+    splits = data or build(recipe["data"], "data", {}, "data", trust_code=trust_code)
+    if splits.train.classes < 2:
+        raise ValueError(
+            f"training needs at least two classes, but the train split has {splits.train.classes}"
+        )
+    facts = _facts(splits)
+    seed_all(recipe["seed"], 1)
+    node = recipe["encoder"] if encoder is None else None
+    built = _encoder(node, encoder, facts, trust_code)
+    splits = _prepared(splits, built, train.workers, progress)
+    facts |= {"dim": built.dim, "classes": splits.train.classes}
+    method = _method(recipe, prepare_encoder(built), facts, train, trust_code)  # type: ignore[arg-type]
+    sampler = build(recipe["sampler"], "sampler", facts, "sampler", trust_code=trust_code)
+    for remark in sampler.remarks({"label": splits.train.label, **splits.train.columns}):
+        say(remark)
+    if train.start is not None:
+        _start_from(built, Path(train.start))
+    method.to(device)
+    return Parts(
+        splits=splits,
+        facts=facts,
+        encoder_node=node,
+        method=method,
+        optimizers=_optimizers(recipe, method, train, trust_code),
+        schedule=_schedule(train, sampler, splits.train, recipe["seed"]),
+        sampler=sampler,
+        train=train,
+        device=device,
+        freeze=_frozen(built) if train.freeze_batchnorm else [],
+    )
+
+
+def _facts(splits: Splits) -> dict[str, int]:
+    facts = dict(splits.facts)
+    if isinstance(splits.train.inputs, Tensor):
+        facts.setdefault("features", math.prod(splits.train.inputs.shape[1:]))
+    return facts
+
+
+def _encoder(
+    node: Any, given: nn.Module | None, facts: Mapping[str, int], trust_code: bool
+) -> Encoder:
+    if given is None:
+        return build(node, "encoder", facts, "encoder", trust_code=trust_code)
+    if isinstance(given, Encoder):
+        return given
+    dim = getattr(given, "dim", None)
+    if not isinstance(dim, int):
+        raise ValueError(
+            "an encoder of your own needs an attribute `dim`, the width of its embeddings; set "
+            "it, for "
+            "example encoder.dim = 128"
+        )
+    return Given(given, dim)
+
+
+def _prepared(splits: Splits, encoder: Encoder, workers: int, progress: Any) -> Splits:
+    def ready(table: Table | None) -> Table | None:
+        if table is None:
+            return None
+        return replace(table, inputs=encoder.prepare(table.inputs, max(workers, 1), progress))
+
+    train, test = ready(splits.train), ready(splits.test)
+    assert train is not None
+    assert test is not None
+    return replace(splits, train=train.compact(), validation=ready(splits.validation), test=test)
+
+
+def _method(
+    recipe: Mapping[str, Any],
+    encoder: Encoder,
+    facts: Mapping[str, int],
+    train: Train,
+    trust_code: bool,
+) -> Method:
+    if recipe.get("method") is not None:
+        node = recipe["method"]
+        own = {**facts, "encoder": encoder}
+        return build(node, "method", own, "method", trust_code=trust_code)
+    objective = build(recipe["objective"], "objective", facts, "objective", trust_code=trust_code)
+    return Supervised(encoder, objective, train.precision)
+
+
+def _optimizers(
+    recipe: Mapping[str, Any], method: Method, train: Train, trust_code: bool
+) -> Optimizers:
+    makers = {
+        learner: build(node, "optimizer", {}, f"optim.{learner}", trust_code=trust_code)
+        for learner, node in recipe["optim"].items()
+    }
+    return optimizers_of(method.learners(), makers, train.factors)
+
+
+def _schedule(train: Train, sampler: Sampler, table: Table, seed: int) -> Callable[[int], float]:
+    columns = {"label": table.label, **table.columns}
+    steps = train.epochs * len(sampler.batches(columns, seed, 0))
+    if steps == 0:
+        raise ValueError("the sampler makes no batch from the train split; make batches smaller")
+    return (lambda i: 1.0) if train.schedule is None else train.schedule(steps)
+
+
+def _frozen(encoder: nn.Module) -> list[nn.Module]:
+    """The BatchNorms of the trunk: they stay in eval mode, scale and shift still learn.
+
+    The BatchNorm1d on the features is not among them (Boudiaf et al. 2020, code).
+    """
+    return [m for m in encoder.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d))]
+
+
+def _start_from(encoder: Encoder, path: Path) -> None:
+    folder = RunFolder(path)
+    folder.check_format()
+    if not (path / "model" / CARD).is_file():
+        raise ValueError(
+            f"train.start: the run in {path} is not finished, so it has no model to start from"
+        )
+    weights(encoder, path / "model" / WEIGHTS)

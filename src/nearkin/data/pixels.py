@@ -1,0 +1,168 @@
+"""Image files to uint8 pixels, one at a time or a whole list kept on disk.
+Normalization and augmentation are the encoder's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearkin.data.cache import cache_folder, fingerprint, keep
+
+# Fewer pictures than this are decoded faster than a file is worth.
+_WORTH_KEEPING = 64
+_CHUNK = 256
+
+
+def read_image(source: Any, image_size: int, channels: int = 3) -> Tensor:
+    """(channels, image_size, image_size) uint8 of a path or a Pillow image.
+
+    The whole picture is resized to the square (bicubic, antialiased): nothing is cut off, the
+    aspect is not kept. The camera's orientation is applied; transparency lies on white; 16 bits
+    become 8; of several frames the first counts. `channels` is 3 (RGB) or 1 (gray). Raises
+    ValueError where the source cannot be decoded.
+    """
+    from PIL import Image
+
+    _check(image_size, channels)
+    if isinstance(source, Image.Image):
+        return _pixels(source, image_size, channels)
+    path = os.fspath(source)
+    try:
+        with Image.open(path) as picture:
+            # JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side keeps the resize clean.
+            mode = "RGB" if channels == 3 else "L"
+            picture.draft(mode, (2 * image_size, 2 * image_size))
+            return _pixels(picture, image_size, channels)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image {path}") from None
+    except Exception as error:  # Decoders answer broken bytes with whatever went wrong inside.
+        raise ValueError(
+            f"the image {path} cannot be read ({' '.join(str(error).split())}); repair or remove it"
+        ) from error
+
+
+def read_images(
+    paths: Sequence[str | Path],
+    image_size: int,
+    channels: int = 3,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """(N, channels, image_size, image_size) uint8 of N files, each as `read_image` gives it.
+
+    Decoded by `workers` threads (default: one a core) into a file in the cache folder, which is
+    named by the paths, sizes and times of the files; a second call maps it and decodes nothing, and
+    the pictures need no memory. Without a cache folder to write to, and for a few pictures, the
+    result is in memory. The tensor may be written to: the file never changes. `progress(done,
+    total)` is told of decoded pictures.
+    """
+    _check(image_size, channels)
+    shape = (len(paths), channels, image_size, image_size)
+
+    def pictures() -> Iterator[np.ndarray]:
+        return _decoded(paths, image_size, channels, workers, progress)
+
+    if len(paths) >= _WORTH_KEEPING:
+        stamps = [_stamp(path) for path in paths]
+        store = cache_folder() / f"pixels-{fingerprint(stamps, image_size, channels)}.npy"
+        pixels = _mapped(store, shape)
+        if pixels is None and keep(store, lambda file: _write(file, shape, pictures())):
+            pixels = _mapped(store, shape)
+        if pixels is not None:
+            return torch.from_numpy(pixels)
+    pixels = np.empty(shape, np.uint8)
+    for i, picture in enumerate(pictures()):
+        pixels[i] = picture
+    return torch.from_numpy(pixels)
+
+
+def _check(image_size: int, channels: int) -> None:
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1, but {image_size} was given")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), but {channels} was given")
+
+
+def _pixels(picture: Any, image_size: int, channels: int) -> Tensor:
+    from PIL import Image, ImageOps
+
+    flat = _opaque(_eight_bits(ImageOps.exif_transpose(picture)))
+    flat = flat.convert("RGB" if channels == 3 else "L")
+    square = flat.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(square))
+    return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
+
+
+def _eight_bits(picture: Any) -> Any:
+    """Gray levels of 16 bits or floats as 8 bits; Pillow's own conversion would clip at 255."""
+    from PIL import Image
+
+    if picture.mode[0] not in "IF":
+        return picture
+    levels = np.asarray(picture, np.float64)
+    if picture.mode == "F":
+        # Floating pictures are made in 0..1 or in 0..255.
+        levels = levels * 255 if np.nanmax(levels, initial=0) <= 1 else levels
+        levels = np.nan_to_num(levels)
+    else:
+        levels = levels / 257
+    return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+
+
+def _opaque(picture: Any) -> Any:
+    from PIL import Image
+
+    if not picture.has_transparency_data:
+        return picture
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+
+
+def _decoded(
+    paths: Sequence[str | Path],
+    image_size: int,
+    channels: int,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[np.ndarray]:
+    def decode(path: str | Path) -> np.ndarray:
+        return read_image(path, image_size, channels).numpy()
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        # In chunks, so that decoded pictures never pile up before a slow disk.
+        for start in range(0, len(paths), _CHUNK):
+            yield from pool.map(decode, paths[start : start + _CHUNK])
+            if progress:
+                progress(min(start + _CHUNK, len(paths)), len(paths))
+
+
+def _write(file: IO[bytes], shape: tuple[int, ...], pictures: Iterator[np.ndarray]) -> None:
+    # Written, not mapped: a full disk is then an error, and not the end of the process.
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for picture in pictures:
+        file.write(picture.tobytes())
+
+
+def _mapped(store: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        pixels = np.load(store, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+
+
+def _stamp(path: str | Path) -> list[Any]:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image {path}") from None
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]

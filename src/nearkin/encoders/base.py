@@ -1,0 +1,109 @@
+"""Encoder: a row's input to its embedding, with the preprocessing that belongs to it. Members stand
+beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearkin.data.pixels import read_images
+
+Progress = Callable[[int, int], None]
+
+
+class Encoder(nn.Module):
+    """(N, ...) inputs -> (N, dim) embeddings.
+
+    `prepare` is the preprocessing of evaluation, made once for a table; `augment` is what training
+    adds, keyed by row; whatever scales or centers the inputs stands in `forward`, so that a saved
+    model cannot lose it.
+    """
+
+    dim: int
+
+    def prepare(
+        self, inputs: Tensor | Sequence[Any], workers: int = 1, progress: Progress | None = None
+    ) -> Tensor:
+        """What a table holds -> the tensor (N, ...) that `forward` takes. The same input, the same
+        tensor."""
+        if not isinstance(inputs, Tensor):
+            raise TypeError(
+                f"{type(self).__name__} takes tensors, not {type(inputs[0]).__name__}; use an "
+                "image encoder "
+                "such as small_cnn for files"
+            )
+        return inputs
+
+    def augment(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Training only: (N, ...) prepared inputs and a key for each row -> inputs of the same
+        form."""
+        return x
+
+
+class ImageEncoder(Encoder):
+    """An encoder of pictures: uint8 (N, channels, image_size, image_size), pixels 0..255.
+
+    Files are decoded, turned upright, converted to `channels` and resized whole to a square.
+    """
+
+    def __init__(self, image_size: int, channels: int, augmentation: Any = None):
+        super().__init__()
+        if image_size < 4:
+            raise ValueError(f"image_size must be at least 4 pixels, not {image_size}")
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (gray) or 3 (color), not {channels}")
+        self.image_size, self.channels, self.augmentation = image_size, channels, augmentation
+
+    def prepare(
+        self, inputs: Tensor | Sequence[Any], workers: int = 1, progress: Progress | None = None
+    ) -> Tensor:
+        """Pictures as a tensor (N, C, H, W), image paths or PIL images -> uint8 (N, C, S, S)."""
+        if not isinstance(inputs, Tensor):
+            return read_images(inputs, self.image_size, self.channels, workers, progress)
+        wanted = (self.channels, self.image_size, self.image_size)
+        if inputs.ndim != 4 or inputs.shape[1:] != wanted:
+            raise ValueError(
+                f"pictures of shape {tuple(inputs.shape[1:])} do not fit an encoder of {wanted}; "
+                "set image_size and channels of the encoder"
+            )
+        return inputs
+
+    def augment(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Pictures changed at random by row, if an augmentation was given."""
+        return x if self.augmentation is None else self.augmentation(x, keys)
+
+
+class Given(Encoder):
+    """Any module of one's own that maps (N, ...) tensors to (N, dim), as an Encoder."""
+
+    def __init__(self, module: nn.Module, dim: int):
+        super().__init__()
+        self.module, self.dim = module, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (N, dim)."""
+        z = self.module(x)
+        if z.ndim != 2 or z.shape[1] != self.dim:
+            raise ValueError(f"the encoder gave shape {tuple(z.shape)}; expected (N, {self.dim})")
+        return z
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """Pixels 0..255 of any dtype -> about -2..2, as float32 (or wider, where they came wider)."""
+    x = pictures if pictures.is_floating_point() else pictures.float()
+    return (x - 127.5) / 63.75
+
+
+def feature_norm(dim: int, wanted: bool) -> nn.Module:
+    """BatchNorm without scale and bias on the features (Boudiaf et al. 2020, code), or nothing."""
+    return nn.BatchNorm1d(dim, affine=False) if wanted else nn.Identity()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters (or buffers) live."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")

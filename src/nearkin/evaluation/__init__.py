@@ -1,0 +1,15 @@
+"""Exact evaluation of any embeddings: retrieval, clustering and information, with intervals by class."""
+
+from nearkin.evaluation.catalog import metric_names
+from nearkin.evaluation.evaluator import evaluate, per_query_values
+from nearkin.evaluation.intervals import Difference
+from nearkin.evaluation.result import Result, compare_results
+
+__all__ = [
+    "Difference",
+    "Result",
+    "compare_results",
+    "evaluate",
+    "metric_names",
+    "per_query_values",
+]

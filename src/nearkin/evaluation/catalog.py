@@ -1,0 +1,128 @@
+"""The names of metrics: what they compute, and the function behind a name such as recall@4."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from nearkin.evaluation import clustering, retrieval
+from nearkin.evaluation.base import Embedded, Ranking
+
+OfRanking = Callable[[Ranking], Tensor]
+OfEmbedded = Callable[[Embedded], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A metric as it is listed: its summary, its source, and its function (of a ranking and K, where @K)."""
+
+    summary: str
+    source: str
+    function: Callable[..., Tensor | dict[str, float]]
+
+
+RANKED: dict[str, Entry] = {
+    "recall@K": Entry(
+        "share of queries with a relevant item among the K nearest",
+        "Jégou et al. 2011; Song et al. 2016",
+        retrieval.recall,
+    ),
+    "precision@K": Entry(
+        "share of relevant items among the K nearest", "classical", retrieval.precision
+    ),
+    "r_precision": Entry(
+        "share of relevant items among the R nearest, R the number of relevant items",
+        "classical",
+        retrieval.r_precision,
+    ),
+    "map@r": Entry(
+        "mean average precision of the R nearest, R the number of relevant items",
+        "Musgrave et al. 2020",
+        retrieval.map_at_r,
+    ),
+    "map@K": Entry(
+        "mean average precision of the K nearest, divided by min(K, R)",
+        "classical",
+        retrieval.mean_average_precision,
+    ),
+    "mrr": Entry("mean reciprocal rank of the first relevant item", "classical", retrieval.reciprocal_rank),
+    "ndcg@K": Entry(
+        "discounted gain of the K nearest over the best possible, binary gains",
+        "Järvelin and Kekäläinen 2002",
+        retrieval.ndcg,
+    ),
+    "cmc@K": Entry(
+        "another name of recall@K, as in re-identification", "Gray et al. 2007", retrieval.recall
+    ),
+}
+WHOLE: dict[str, Entry] = {
+    "nmi": Entry(
+        "normalized mutual information of k-means clusters and classes, beside nmi_random",
+        "Song et al. 2016",
+        clustering.nmi,
+    ),
+    "ami": Entry(
+        "mutual information of k-means clusters and classes, adjusted for chance",
+        "Vinh et al. 2010",
+        clustering.ami,
+    ),
+    "information": Entry(
+        "lower bound of I(Z;Y) in bits, beside its ceiling H(Y)",
+        "Boudiaf et al. 2020, Lemma 2",
+        clustering.information,
+    ),
+}
+
+
+def metric_names() -> list[tuple[str, str, str]]:
+    """(name, summary, source) of every metric; K stands for a number: recall@4."""
+    return [(name, entry.summary, entry.source) for name, entry in {**RANKED, **WHOLE}.items()]
+
+
+def chosen(metrics: str | Iterable[str]) -> tuple[dict[str, OfRanking], dict[str, OfEmbedded]]:
+    """The functions of the metrics named, in their order: those of rankings, and those of the whole embedding.
+
+    Raises ValueError for a name that is no metric, with the nearest one, and where no metric is named.
+    """
+    ranked: dict[str, OfRanking] = {}
+    whole: dict[str, OfEmbedded] = {}
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        if name in WHOLE:
+            whole[name] = WHOLE[name].function  # type: ignore[assignment]
+        else:
+            ranked[name] = _ranked(name)
+    if not ranked and not whole:
+        raise ValueError("no metric is named; name at least one, for example recall@1")
+    return ranked, whole
+
+
+def _ranked(name: object) -> OfRanking:
+    if name in RANKED and not str(name).endswith("@K"):
+        return RANKED[str(name)].function  # type: ignore[return-value]
+    base, at, number = str(name).partition("@")
+    if f"{base}@K" not in RANKED:
+        raise ValueError(f"{name!r} is no metric; {_hint(base, at + number)}")
+    if not re.fullmatch(r"[1-9][0-9]*", number):
+        raise ValueError(
+            f"{name!r} is no metric: {base} needs a number K of 1 or more; for example {base}@10"
+        )
+    return partial(RANKED[f"{base}@K"].function, k=int(number))  # type: ignore[return-value]
+
+
+def _hint(base: str, suffix: str) -> str:
+    names = [name.removesuffix("@K") for name in (*RANKED, *WHOLE)]
+    near = difflib.get_close_matches(base.lower() or suffix, names, n=1)
+    if not near:
+        near = difflib.get_close_matches((base + suffix).lower(), names, n=1)
+    if not near:
+        return f"expected one of {', '.join((*RANKED, *WHOLE))}"
+    takes_k = f"{near[0]}@K" in RANKED and near[0] not in RANKED
+    if not takes_k:
+        return f"did you mean {near[0]!r}?"
+    number = suffix if re.fullmatch(r"@[1-9][0-9]*", suffix) else "@1"
+    return f"did you mean {near[0] + number!r}?"

@@ -1,0 +1,149 @@
+"""Exact ranks by counting, without any sorted list of neighbors, in bounded memory. Metrics of ranks stand elsewhere.
+
+The j-th relevant item of a query has rank j + the number of different items at least as close, ties included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nearkin.evaluation.base import NOWHERE, Ranking
+from nearkin.evaluation.closeness import TIE, Space
+from nearkin.evaluation.relevance import Relevance
+from nearkin.information.given import Rows
+
+QUERIES = 4096  # queries of a block, at most; many, since every block prepares the whole gallery anew
+TILE = 512  # gallery rows of a tile
+THRESHOLDS = 1 << 22  # entries (queries of a block) x (relevant items), at most: 32 MiB an array
+KEPT = 1 << 23  # entries of a prepared gallery that is kept between blocks: 64 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """A retrieval task: queries and gallery (the same object for leave-one-out), how they compare, who is relevant."""
+
+    queries: Rows
+    gallery: Rows
+    space: Space
+    relevance: Relevance
+
+
+def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking]]:
+    """The rankings of `queries`, indices (Q,) int64, block by block: (places in `queries` (B,), Ranking of B).
+
+    Every query is in exactly one block. Extra memory: about 200 MiB for any number of rows and any class sizes.
+    Time: one float64 product of queries and gallery, and as much again for classes of half of all rows.
+    """
+    most = task.relevance.most_relevant()[queries]
+    # Queries of one class next to each other share their relevant items; classes of like size, a block.
+    order = torch.argsort(task.relevance.query.codes[queries], stable=True)
+    order = order[torch.argsort(most[order], stable=True)]
+    tiles = _tiles(task)
+    for block in query_blocks(most[order].tolist()):
+        places = order[block]
+        rows = queries[places]
+        prepared = task.space.query(task.queries.block(rows))
+        thresholds, relevant = _relevant_similarities(task, rows, prepared, int(most[places].max()))
+        above = _count_above(task, rows, prepared, thresholds, relevant, tiles)
+        del thresholds
+        ranks = above.add_(torch.arange(1, above.shape[1] + 1, device=rows.device))
+        nowhere = torch.arange(above.shape[1], device=rows.device)[None] >= relevant[:, None]
+        ranks.masked_fill_(nowhere, NOWHERE)
+        yield places, Ranking(ranks, relevant, task.relevance.candidates[rows])
+
+
+def query_blocks(
+    most: list[int], queries: int = QUERIES, thresholds: int = THRESHOLDS
+) -> Iterator[slice]:
+    """Slices of consecutive queries: at most `queries` of them, and queries x their largest `most` within `thresholds`.
+
+    most: how many relevant items each query has at most. A query that exceeds the bound alone stands alone.
+    """
+    start, largest = 0, 0
+    for stop, size in enumerate(most):
+        larger = max(largest, size)
+        if stop > start and (stop - start == queries or (stop - start + 1) * larger > thresholds):
+            yield slice(start, stop)
+            start, larger = stop, size
+        largest = larger
+    if start < len(most):
+        yield slice(start, len(most))
+
+
+def _tiles(task: Retrieval) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Gives, on each call, (gallery indices (T,), their prepared rows (T, E)) of the whole gallery."""
+    everything = torch.arange(len(task.gallery), device=task.gallery.device)
+
+    def prepare() -> Iterator[tuple[Tensor, Tensor]]:
+        for columns in everything.split(TILE):
+            block = slice(int(columns[0]), int(columns[-1]) + 1)
+            yield columns, task.space.gallery(task.gallery.block(block), TIE / 2)
+
+    if len(task.gallery) * task.gallery.dim > KEPT:
+        return prepare
+    kept = list(prepare())
+    return lambda: iter(kept)
+
+
+def _relevant_similarities(
+    task: Retrieval, rows: Tensor, prepared: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """Similarities to the relevant items, lowered by half a tie: (B, P) descending, -inf behind; and how many (B,)."""
+    found = torch.full((len(rows), max(most, 1)), -torch.inf, dtype=torch.float64, device=rows.device)
+    relevant = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for columns in task.relevance.columns(rows).split(TILE):
+        lowered = task.space.gallery(task.gallery.block(columns), -TIE / 2)
+        similarity = prepared @ lowered.T  # (B, T)
+        same = task.relevance.same(rows, columns)
+        here = same.sum(1)
+        at, column = same.nonzero(as_tuple=True)
+        before = here.cumsum(0) - here
+        slot = relevant[at] + torch.arange(len(at), device=at.device) - before[at]
+        found[at, slot] = similarity[at, column]
+        relevant += here
+    found = found[:, : max(int(relevant.max()), 1)]
+    return found.sort(1, descending=True).values, relevant
+
+
+def _count_above(
+    task: Retrieval,
+    rows: Tensor,
+    prepared: Tensor,
+    thresholds: Tensor,
+    relevant: Tensor,
+    tiles: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+) -> Tensor:
+    """(B, P) int64: how many different items are at least as close as each relevant one."""
+    lowest = thresholds.gather(1, (relevant - 1).clamp_min(0)[:, None])  # (B, 1)
+    lowest = lowest.masked_fill((relevant == 0)[:, None], torch.inf)
+    counts = torch.zeros(thresholds.numel(), dtype=torch.int64, device=rows.device)
+    for columns, raised in tiles():
+        similarity = prepared @ raised.T  # (B, T)
+        flat = (similarity >= lowest).view(-1).nonzero()[:, 0]
+        row = torch.div(flat, len(columns), rounding_mode="floor")
+        column = columns[flat - row * len(columns)]
+        kept = task.relevance.different(rows[row], column)
+        flat, row = flat[kept], row[kept]
+        first = _first_at_most(thresholds, row, similarity.view(-1)[flat])
+        counts += torch.bincount(first, minlength=len(counts))
+    # An item above a threshold is above all smaller ones.
+    return counts.view(thresholds.shape).cumsum(1)
+
+
+def _first_at_most(thresholds: Tensor, row: Tensor, value: Tensor) -> Tensor:
+    """Flat places of the first threshold <= value in rows sorted downward, whose last entry is <= value."""
+    width = thresholds.shape[1]
+    sorted_flat = thresholds.reshape(-1)
+    # A binary search of our own: the library's needs as many values in every row.
+    first = row * width
+    step = 1 << max(width - 1, 1).bit_length() - 1
+    end = first + (width - 1)
+    while step:
+        above = sorted_flat[torch.minimum(first + (step - 1), end)] > value
+        first += step * above
+        step >>= 1
+    return first

@@ -1,0 +1,139 @@
+"""Embeds tables and measures them: the blocks of metrics.json, the histograms of distances, raw
+inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nearkin.data.base import Table
+from nearkin.evaluation import Result, evaluate
+from nearkin.information.labels import label_information
+from nearkin.runtime import Shards, gather_rows, share, world
+
+BATCH = 256
+RAW_SIDE = 32  # raw pixels are compared at 32 x 32 at most; more would measure noise and memory
+QUICK = ("recall@1", "map@r")
+
+
+@torch.no_grad()
+def embed_rows(
+    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device
+) -> Tensor:
+    """(N, D) embeddings on the CPU, in evaluation mode; rows are split over the processes."""
+    training = {m: m.training for m in module.modules()}
+    module.eval()
+    mine = inputs[share(len(inputs))] if world() > 1 else inputs
+    parts = [embed(part.to(device)) for part in mine.split(BATCH)]
+    z = gather_rows(torch.cat(parts)).cpu()
+    for m, mode in training.items():
+        m.training = mode
+    return z
+
+
+def evaluate_table(
+    z: Tensor, table: Table, metrics: Sequence[str], closeness: str, seed: int
+) -> Result:
+    """The rows of a table by their embeddings: leave one out, or queries in a gallery where it has
+    both.
+
+    Relevance is the column `relevant` where there is one, else the label; the column `group`
+    excludes pairs.
+    """
+    relevant = table.columns.get("relevant", table.label)
+    group = table.columns.get("group")
+    query, gallery = table.columns.get("is_query"), table.columns.get("is_gallery")
+    if query is None or gallery is None:
+        return evaluate(
+            z,
+            relevant,
+            metrics=metrics,
+            closeness=closeness,
+            exclude=group,
+            seed=seed,
+            gather=Shards(),
+        )
+    return evaluate(
+        z[query],
+        relevant[query],
+        z[gallery],
+        relevant[gallery],
+        metrics=metrics,
+        closeness=closeness,
+        exclude=None if group is None else (group[query], group[gallery]),
+        seed=seed,
+        gather=Shards(),
+    )
+
+
+def block(
+    z: Tensor,
+    table: Table,
+    metrics: Sequence[str],
+    seed: int,
+    closenesses: Sequence[str] = ("cosine", "euclidean"),
+) -> dict[str, Any]:
+    """What stands under "test" in metrics.json: each closeness, the information, the counts."""
+    ranked = [name for name in metrics if name != "information"] or list(QUICK)
+    said: dict[str, Any] = {}
+    for closeness in closenesses:
+        result = evaluate_table(z, table, ranked, closeness, seed)
+        said[closeness] = result.to_dict()
+        said["queries"], said["without_relevant"] = result.queries, result.without_relevant
+    if "information" in metrics:
+        said["information"] = information(z, table.label, seed)
+    return said
+
+
+def information(z: Tensor, label: Tensor, seed: int) -> dict[str, Any]:
+    """I(Z;Y) in bits with its interval and ceiling; a reason instead of a number where it has no
+    meaning."""
+    try:
+        found = label_information(z, label, seed=seed)
+    except ValueError as error:
+        return {"bits": None, "reason": str(error)}
+    return {
+        "bits": found.bits,
+        "low": found.low,
+        "high": found.high,
+        "ceiling": found.ceiling,
+        "kind": found.kind,
+    }
+
+
+def raw_rows(inputs: Tensor) -> Tensor:
+    """(N, D) float32: inputs as they are, flattened; large pictures averaged down to 32 x 32."""
+    if inputs.ndim == 4 and max(inputs.shape[2:]) > RAW_SIDE:
+        parts = [F.adaptive_avg_pool2d(part.float(), RAW_SIDE) for part in inputs.split(BATCH)]
+        return torch.cat(parts).flatten(1)
+    return inputs.flatten(1).float()
+
+
+def distances(
+    z: Tensor, relevant: Tensor, seed: int, rows: int = 2000, bins: int = 60
+) -> dict[str, Any]:
+    """Densities of the distance of same and of different pairs, of unit rows (at most `rows`, by
+    seed)."""
+    chosen = np.random.default_rng(seed).permutation(len(z))[:rows]
+    u, y = F.normalize(z[chosen].float(), dim=1), relevant[chosen]
+    d = (2 - 2 * u @ u.T).clamp_min(0).sqrt()
+    upper = torch.triu(torch.ones_like(d, dtype=torch.bool), 1)
+    same = y[:, None] == y[None]
+    edges = np.linspace(0, 2, bins + 1)
+
+    def density(mask: Tensor) -> list[float]:
+        values = d[mask].numpy()
+        if not len(values):
+            return [0.0] * bins
+        return np.histogram(values, edges, density=True)[0].round(5).tolist()
+
+    return {
+        "edges": edges.tolist(),
+        "same": density(upper & same),
+        "different": density(upper & ~same),
+    }

@@ -1,0 +1,1 @@
+"""Methods: protocols with rounds and several players. One paper, one file."""

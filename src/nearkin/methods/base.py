@@ -1,0 +1,98 @@
+"""Method: whose turn it is to learn, and Supervised, the method of every plain objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nearkin.core import Batch, Turn, at_least_float32
+from nearkin.encoders.base import Encoder
+from nearkin.objectives.base import Objective
+from nearkin.runtime import autocast, gather, keyed
+
+
+class Method(nn.Module):
+    """A two-level alternation: `round` chooses the data, `turns` chooses who learns.
+
+    `learners` names the parts that learn; they own disjoint parameters, all of them. The contract
+    of turns stands in `core.Turn`. All that `round` needs is in buffers, so that it can be resumed.
+    """
+
+    def learners(self) -> dict[str, nn.Module]:
+        """The parts that learn, by name."""
+        raise TypeError(f"{type(self).__name__} says no learners")
+
+    def turns(self, batch: Batch) -> Iterator[Turn]:
+        """The updates of one batch, in order. The batch is this process's slice of the global
+        one."""
+        raise TypeError(f"{type(self).__name__} says no turns")
+
+    def embed(self, inputs: Any) -> Tensor:
+        """(N, D) embeddings, as retrieval uses them."""
+        raise TypeError(f"{type(self).__name__} says no embed")
+
+    def round(self, table: Any, epoch: int) -> Any:
+        """The table of this epoch: relabelled, clustered, or as it is."""
+        return table
+
+    def diagnosis(self) -> dict[str, float]:
+        """Numbers for the log about the last batch."""
+        return {}
+
+
+class Supervised(Method):
+    """An encoder that minimizes an objective."""
+
+    name: ClassVar[str] = "supervised"
+
+    def __init__(self, encoder: Encoder, objective: Objective, precision: str = "float32"):
+        super().__init__()
+        self.encoder, self.objective, self.precision = encoder, objective, precision
+        self._last: tuple[Tensor, Batch] | None = None
+
+    def learners(self) -> dict[str, nn.Module]:
+        """encoder, and the objective's."""
+        return {"encoder": self.encoder, **self.objective.learners()}
+
+    def turns(self, batch: Batch) -> Iterator[Turn]:
+        """Augment and embed this process's rows, gather all, then the objective's turns."""
+        keys = batch["key"]
+        with keyed(keys), autocast(keys.device, self.precision):
+            z = self.encoder(self.encoder.augment(batch.inputs, keys))
+        z, columns = gather(at_least_float32(z), batch.without_inputs())
+        self._last = (z.detach(), columns)
+        yield from self.objective.turns(z, columns)
+
+    def embed(self, inputs: Any) -> Tensor:
+        """(N, D) embeddings, float32 or wider."""
+        with autocast(inputs.device, self.precision):
+            return at_least_float32(self.encoder(inputs))
+
+    def diagnosis(self) -> dict[str, float]:
+        """pull, push, mean pairwise cosine and effective rank of the last batch."""
+        if self._last is None:
+            return {}
+        z, columns = self._last
+        return {**self.objective.diagnosis(z, columns), **spread(z)}
+
+
+@torch.no_grad()
+def spread(z: Tensor) -> dict[str, float]:
+    """How far from collapse (N, D) embeddings are, by their unit rows.
+
+    cosine_mean     mean cosine over ordered pairs of different rows; 1: all point the same way
+    effective_rank  exp of the entropy of the normalized singular values (Roy & Vetterli 2007); 1:
+        one
+                    direction holds everything, D: all directions alike
+    """
+    u = F.normalize(z.float(), dim=1)
+    n = len(u)
+    cosine = (u.sum(0).square().sum() - u.square().sum()) / max(n * (n - 1), 1)
+    values = torch.linalg.svdvals(u)
+    share = values / values.sum().clamp_min(1e-12)
+    entropy = -torch.special.xlogy(share, share).sum()
+    return {"cosine_mean": float(cosine), "effective_rank": float(entropy.exp())}

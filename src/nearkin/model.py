@@ -1,0 +1,159 @@
+"""Model: a trained encoder with its preprocessing, saved without pickles and loaded by
+`nearkin.load`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nearkin import checkpoint
+from nearkin.config import build
+from nearkin.encoders.base import Encoder, Given
+from nearkin.measure import embed_rows
+from nearkin.run_folder import RunFolder, RunFolderError
+from nearkin.runtime import autocast, choose_device
+
+WEIGHTS, CARD = "encoder.safetensors", "model.json"
+
+
+class Model:
+    """A trained encoder. `embed` maps items to (N, D) float32.
+
+    encoder     the module, in evaluation mode
+    card        what model.json says: encoder, facts, precision, names of the training classes
+    """
+
+    def __init__(self, encoder: Encoder, card: Mapping[str, Any], device: torch.device):
+        self.encoder, self.card, self.device = encoder.to(device).eval(), dict(card), device
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return self.encoder.dim
+
+    def embed(self, items: Any, *, workers: int = 2, progress: Any = None) -> np.ndarray:
+        """(N, D) float32 embeddings of N items, not normalized.
+
+        items   image paths or PIL images; one path; a folder of images (all below it, sorted); or
+                an array or
+                tensor of what the encoder takes (pixels 0..255 or feature rows)
+
+        Raises ValueError for items that cannot be read or do not fit the encoder.
+        """
+        inputs = self.encoder.prepare(as_inputs(items), workers, progress)
+        return embed_rows(self.encoder, self._embed, inputs, self.device).numpy().astype(np.float32)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        with autocast(self.device, self.card.get("precision", "float32")):
+            return self.encoder(x).float()
+
+    def __repr__(self) -> str:
+        return f"Model({type(self.encoder).__name__}, dim={self.dim}, device={self.device})"
+
+
+def as_inputs(items: Any) -> Tensor | Sequence[Any]:
+    """Items of a person, in any of the forms that `Model.embed` names, as what an encoder
+    prepares."""
+    if isinstance(items, Tensor):
+        return items
+    if isinstance(items, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(items))
+    if isinstance(items, (str, os.PathLike)):
+        return image_files(Path(items))
+    listed = list(items)
+    if not listed:
+        raise ValueError("there are no items to embed; give at least one")
+    return listed
+
+
+def image_files(path: Path) -> list[str]:
+    """One image, or all images below a folder, sorted."""
+    from nearkin.data.images import find_images
+
+    if path.is_file():
+        return [str(path)]
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    found = [str(p) for p in find_images(path)]
+    if not found:
+        raise ValueError(f"the folder {path} holds no images")
+    return found
+
+
+def save(
+    folder: RunFolder,
+    encoder: Encoder,
+    objective: nn.Module,
+    node: Mapping[str, Any] | None,
+    facts: Mapping[str, int],
+    precision: str,
+    classes: Sequence[str],
+) -> None:
+    """Write model/: the encoder's and the objective's weights as safetensors, and the card."""
+    inside = folder.path / "model"
+    checkpoint.save(inside / WEIGHTS, encoder.state_dict(), {})
+    checkpoint.save(inside / "objective.safetensors", objective.state_dict(), {})
+    card = {
+        "format": 1,
+        "encoder": node,
+        "facts": dict(facts),
+        "dim": encoder.dim,
+        "precision": precision,
+        "classes": list(classes),
+    }
+    folder.write_text(f"model/{CARD}", json.dumps(card, indent=1) + "\n")
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    encoder: nn.Module | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> Model:
+    """The trained model of a run folder.
+
+    encoder      the module, where the run was trained with one of your own
+    trust_code   whether the recipe may import a module of your own (`package.module:Name`)
+
+    Raises ValueError (RunFolderError) for a folder that is no finished run or of another format.
+    """
+    folder = RunFolder(run)
+    folder.check_format()
+    inside = folder.path / "model"
+    if not (inside / CARD).is_file():
+        raise RunFolderError(f"the run in {folder.path} is not finished; end it with --resume")
+    card = folder.json(f"model/{CARD}")
+    built = _built(card, encoder, trust_code)
+    weights(built, inside / WEIGHTS)
+    return Model(built, card, choose_device(device))
+
+
+def _built(card: Mapping[str, Any], encoder: nn.Module | None, trust_code: bool) -> Encoder:
+    if encoder is not None:
+        return encoder if isinstance(encoder, Encoder) else Given(encoder, card["dim"])
+    if card["encoder"] is None:
+        raise ValueError(
+            "this run was trained with an encoder given in Python; pass it: nearkin.load(run, "
+            "encoder=...)"
+        )
+    return build(card["encoder"], "encoder", card["facts"], "encoder", trust_code=trust_code)
+
+
+def weights(module: nn.Module, path: Path) -> None:
+    """Load weights saved by `save` into a module of the same shape; raises ValueError where they
+    differ."""
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights in {path} do not fit this encoder: {first}") from None

@@ -1,0 +1,405 @@
+"""train: assemble a recipe, measure, train, measure again, write the run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nearkin import model as models
+from nearkin.assemble import OWN, Parts, assemble
+from nearkin.config import complete, dump, load_recipe, resolve
+from nearkin.console import Reporter, plain, scores_table
+from nearkin.data.base import Splits, Table
+from nearkin.evaluation import Result
+from nearkin.loop import Loop, State
+from nearkin.measure import (
+    QUICK,
+    block,
+    distances,
+    embed_rows,
+    evaluate_table,
+    information,
+    raw_rows,
+)
+from nearkin.report import read_run, write_report
+from nearkin.run_folder import Log, RunFolder, RunFolderError
+from nearkin.runtime import barrier, from_first, processes, rank, world
+
+FREE_TO_CHANGE = ("device", "workers")  # settings of `train` that a resumed run may change
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what metrics.json says.
+
+    `model` loads the trained encoder.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def model(self) -> models.Model:
+        """The trained encoder with its preprocessing."""
+        return models.load(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})\n{scores_table(self.metrics)}"
+
+
+def train(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] = "glyphs",
+    *,
+    set: Mapping[str, Any] | Sequence[str] | None = None,
+    data: Splits | None = None,
+    encoder: nn.Module | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    trust_code: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train by a recipe, evaluate on classes never seen in training, write a run folder.
+
+    recipe       a bundled name, a YAML file, a folder of images, or a recipe as a dict
+    set          changes to the recipe: {"train.epochs": 3} or ["train.epochs=3"]
+    data         Splits of your own instead of the recipe's
+    encoder      a module (N, ...) -> (N, dim) of your own, with an attribute `dim`
+    out          the run folder; default runs/<recipe>
+    resume       go on where a stopped run stood; starts if nothing is there
+    force        replace a run that stands in the folder
+    trust_code   let the recipe import code of yours (`package.module:Name`)
+    reporter     hears of the progress; default: plain lines on stderr
+
+    Raises ValueError or OSError for wrong input, before anything is written.
+    """
+    reporter = reporter or plain()
+    name, raw = _named(recipe)
+    changes = set if set is not None else ()
+    own = {k: OWN for k, v in (("data", data), ("encoder", encoder)) if v is not None}
+    resolved = complete(resolve(raw, changes, trust_code=trust_code), trust_code=trust_code)
+    folder = RunFolder(out if out is not None else Path("runs") / name)
+    with processes():
+        _from_first_or_raise(lambda: folder.check_free(resume=resume, force=force))
+        going_on = bool(from_first(resume and folder.is_run))
+        if going_on:
+            _check_same(folder, {**resolved, **own})
+            if from_first(folder.finished):
+                reporter.say(f"the run in {folder.path} is finished; nothing is left to do")
+                return Run(folder.path, folder.json("metrics.json"))
+        going_on = bool(from_first(going_on and folder.state.is_file()))
+        parts = assemble(
+            resolved,
+            data=data,
+            encoder=encoder,
+            trust_code=trust_code,
+            say=reporter.say if rank() == 0 else lambda text: None,
+            progress=reporter.prepared if rank() == 0 else None,
+        )
+        run = _Run(resolved, own, parts, folder, reporter)
+        return run.go(going_on)
+
+
+def _named(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A name for the run folder, and the recipe as it is written."""
+    if isinstance(recipe, Mapping):
+        return "own", dict(recipe)
+    path, text = Path(recipe), os.fspath(recipe)
+    if path.is_dir() and (os.sep in text or not _is_bundled(text)):
+        name = re.sub(r"[^\w.-]+", "-", path.resolve().name) or "folder"
+        return name, {**load_recipe("folder"), "data": {"folder": {"path": text}}}
+    return path.stem if path.suffix in (".yaml", ".yml") else text, load_recipe(recipe)
+
+
+def _is_bundled(name: str) -> bool:
+    from nearkin.catalog import recipe_files
+
+    return name in recipe_files()
+
+
+def _from_first_or_raise(check: Any) -> None:
+    """Run a check in the first process and raise its error in all."""
+    problem = None
+    if rank() == 0:
+        try:
+            check()
+        except RunFolderError as error:
+            problem = str(error)
+    problem = from_first(problem)
+    if problem is not None:
+        raise RunFolderError(str(problem))
+
+
+def _check_same(folder: RunFolder, recipe: Mapping[str, Any]) -> None:
+    """Raise unless the run that stands here was started with this recipe."""
+    before = load_recipe(folder.path / "recipe.yaml")
+    for key in sorted({*before, *recipe}):
+        old, new = before.get(key), recipe.get(key)
+        if key == "train":
+            old = {k: v for k, v in (old or {}).items() if k not in FREE_TO_CHANGE}
+            new = {k: v for k, v in (new or {}).items() if k not in FREE_TO_CHANGE}
+        if old != new:
+            raise RunFolderError(
+                f"the run in {folder.path} was started with another recipe (they differ in "
+                f"{key!r}); "
+                f"resume it with its own: nearkin train {folder.path / 'recipe.yaml'} --resume, "
+                "or use --force"
+            )
+
+
+class _Run:
+    """One run, from the first measurement to the report."""
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        own: dict[str, str],
+        parts: Parts,
+        folder: RunFolder,
+        reporter: Reporter,
+    ):
+        self.recipe, self.own, self.parts, self.folder, self.reporter = (
+            recipe,
+            own,
+            parts,
+            folder,
+            reporter,
+        )
+        self.metrics: list[str] = list(recipe["evaluate"])
+        self.seed: int = recipe["seed"]
+        self.first = rank() == 0
+
+    def go(self, going_on: bool) -> Run:
+        parts, train = self.parts, self.parts.train
+        select = None if train.select == "last" else f"{train.select} {train.select_by}"
+        if train.select == "validation" and parts.splits.validation is None:
+            raise ValueError(
+                "train.select is validation, but the data have no validation split; set "
+                "train.select=last"
+            )
+        loop = Loop(
+            parts.method,
+            parts.optimizers,
+            parts.schedule,
+            parts.sampler,
+            epochs=train.epochs,
+            seed=self.seed,
+            device=parts.device,
+            freeze=parts.freeze,
+            clip=train.clip,
+            patience=train.early_stop,
+            later_wins=train.select == "best_on_test",
+            path=self.folder.state,
+        )
+        if going_on:
+            loop.resume(self.folder.state)
+            self.reporter.say(
+                f"going on at step {loop.state.step} of the run in {self.folder.path}"
+            )
+        if not going_on:
+            loop.state.notes = self.measure_before()
+        log = self.open(going_on, loop)
+        barrier()
+        loop.on_step = self.reporter.step(train.epochs) if self.first else (lambda state, n: None)
+        try:
+            with _warnings_to(loop, self.reporter):
+                state = loop.run(parts.splits.train, self.validate, select)
+            return self.finish(state, loop, select)
+        finally:
+            if log is not None:
+                log.close()
+
+    def open(self, going_on: bool, loop: Loop) -> Log | None:
+        """Make the run folder, or go on in it (the first process does); the loop's log is open
+        then."""
+        if not self.first:
+            return None
+        if not going_on:
+            self.folder.open(dump({**self.recipe, **self.own}), self.seed, world())
+        log = Log(self.folder.path / "log.jsonl", loop.state.logged)
+        loop.log = log
+        if not going_on:
+            loop.state.logged = self.log_start(loop)
+            loop.save()
+        return log
+
+    def embedded(self, table: Table) -> Tensor:
+        return embed_rows(
+            self.parts.method, self.parts.method.embed, self.inputs(table), self.parts.device
+        )
+
+    def inputs(self, table: Table) -> Tensor:
+        assert isinstance(table.inputs, Tensor)
+        return table.inputs
+
+    def measure_before(self) -> dict[str, Any]:
+        """The test split before the first step: untrained, and by the raw inputs."""
+        self.reporter.say("measuring the untrained encoder and the raw inputs")
+        test = self.parts.splits.test
+        z = self.embedded(test)
+        quick = [name for name in self.metrics if name not in ("nmi", "ami")]
+        without = [name for name in quick if name != "information"] or list(QUICK)
+        return {
+            "untrained": block(z, test, quick, self.seed),
+            "raw": block(raw_rows(self.inputs(test)), test, without, self.seed, ("cosine",)),
+            "distances": distances(z, _relevant(test), self.seed),
+        }
+
+    def log_start(self, loop: Loop) -> int:
+        table = self.parts.splits.train
+        columns = {"label": table.label, **table.columns}
+        batches = len(self.parts.sampler.batches(columns, self.seed, 0))
+        start = {
+            "event": "start",
+            "steps": batches * self.parts.train.epochs,
+            "epochs": self.parts.train.epochs,
+            "rows": len(table),
+            "classes": table.classes,
+            "coverage": "; ".join(self.parts.sampler.remarks(columns)),
+        }
+        loop.log(start)
+        before = loop.state.notes["distances"]
+        return loop.log({"event": "distances", "when": "untrained", **before})
+
+    def validate(self, epoch: int) -> dict[str, Any]:
+        """Scores after an epoch; "score" is what selection goes by."""
+        parts, train = self.parts, self.parts.train
+        said: dict[str, Any] = {}
+        wanted = list(dict.fromkeys([*QUICK, train.select_by]))
+        if parts.splits.validation is not None:
+            table = parts.splits.validation
+            z = self.embedded(table)
+            result = evaluate_table(z, table, wanted, "cosine", self.seed)
+            said["validation"] = {name: result[name] for name in wanted}
+            if "information" in self.metrics:
+                said["information"] = information(z, table.label, self.seed)
+        if train.select == "validation":
+            said["score"] = said["validation"][train.select_by]
+        if train.select == "best_on_test":
+            result = self.quick_test(wanted)
+            said["test"] = {name: result[name] for name in wanted}
+            said["score"] = said["test"][train.select_by]
+        if self.first:
+            self.reporter.epoch(epoch, said.get("test") or said.get("validation"))
+        return said
+
+    def quick_test(self, metrics: list[str]) -> Result:
+        test = self.parts.splits.test
+        return evaluate_table(self.embedded(test), test, metrics, "cosine", self.seed)
+
+    def finish(self, state: State, loop: Loop, select: str | None) -> Run:
+        """Measure the selected epoch and write everything, the report last: it says that the run is
+        finished."""
+        parts = self.parts
+        self.reporter.say("measuring on classes never seen in training")
+        z = self.embedded(parts.splits.test)
+        loop.log(
+            {
+                "event": "distances",
+                "when": "trained",
+                **distances(z, _relevant(parts.splits.test), self.seed),
+            }
+        )
+        if state.idle:
+            loop.log(
+                {"event": "warning", "message": f"{state.idle} turns had nothing to learn from"}
+            )
+        metrics: dict[str, Any] = {"test": block(z, parts.splits.test, self.metrics, self.seed)}
+        if parts.splits.validation is not None:
+            validation = parts.splits.validation
+            metrics["validation"] = block(
+                self.embedded(validation), validation, self.metrics, self.seed
+            )
+        metrics["untrained"], metrics["raw"] = state.notes["untrained"], state.notes["raw"]
+        last = state.epoch - 1
+        epoch = int(state.best["epoch"]) if state.best and select else last
+        metrics["selected"] = {"epoch": epoch, "by": _selected_by(select, parts.train.select_by)}
+        if parts.train.select == "best_on_test":
+            metrics["best_on_test"] = {**metrics["test"], "epoch": epoch}
+        metrics["seconds"] = round(state.seconds, 3)
+        if self.first:
+            self.write(z, metrics)
+        barrier()
+        return Run(self.folder.path, metrics)
+
+    def write(self, z: Tensor, metrics: dict[str, Any]) -> None:
+        parts, test = self.parts, self.parts.splits.test
+        everyone = torch.ones(len(test), dtype=torch.bool)
+        self.folder.write_arrays(
+            "embeddings.npz",
+            embeddings=z.numpy().astype(np.float32),
+            labels=test.label.numpy(),
+            names=np.array(test.names),
+            ids=np.array(test.ids),
+            relevant=_relevant(test).numpy(),
+            is_query=test.columns.get("is_query", everyone).numpy(),
+            is_gallery=test.columns.get("is_gallery", everyone).numpy(),
+        )
+        if parts.splits.left_out:
+            lines = "".join(f"{path}\t{reason}\n" for path, reason in parts.splits.left_out)
+            self.folder.write_text("left_out.txt", lines)
+        objective = nn.ModuleDict(
+            {k.replace(".", "_"): m for k, m in parts.method.learners().items() if k != "encoder"}
+        )
+        models.save(
+            self.folder,
+            parts.encoder,
+            objective,
+            parts.encoder_node,
+            parts.facts,
+            parts.train.precision,
+            parts.splits.train.names,
+        )
+        self.folder.write_json("metrics.json", metrics)
+        view = read_run(self.folder.path, pictures_of(test))
+        write_report([view], self.folder.path / "report.html")
+
+
+@contextlib.contextmanager
+def _warnings_to(loop: Loop, reporter: Reporter) -> Iterator[None]:
+    """Warnings of training as lines of the log and as plain sentences."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        reporter.say(f"warning: {message}")
+        loop.log({"event": "warning", "message": str(message)})
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def pictures_of(table: Table) -> Callable[[int], Any] | None:
+    """Row -> its picture, where the prepared inputs are pictures; None otherwise."""
+    inputs = table.inputs
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.dtype != torch.uint8:
+        return None
+
+    def picture(row: int) -> Any:
+        from PIL import Image
+
+        pixels = inputs[row].permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+    return picture
+
+
+def _relevant(table: Table) -> Tensor:
+    return table.columns.get("relevant", table.label)
+
+
+def _selected_by(select: str | None, by: str) -> str:
+    if select is None:
+        return "last epoch"
+    if select.startswith("best_on_test"):
+        return f"test {by} (the test classes chose the epoch)"
+    return f"validation {by}"

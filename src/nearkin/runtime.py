@@ -1,0 +1,385 @@
+"""Everything the outside world does to a step: seeds, devices, precision, processes. It knows no
+loss and no data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nearkin.core import Batch
+
+# ------------------------------------------------------------------ randomness
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit number from several, so that neighboring seeds share nothing (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ (number & _ALL)) + 0x9E3779B97F4A7C15 & _ALL
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _ALL
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _ALL
+        state ^= state >> 31
+    return state >> 1
+
+
+_ALL = (1 << 64) - 1
+
+
+def seed_all(*numbers: int) -> None:
+    """Seed torch's generators on every device from a few integers; cheap enough for every step."""
+    seed = mix(*numbers)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
+_step: tuple[int, int] | None = None
+
+
+def begin_step(seed: int, step: int) -> None:
+    """What is drawn from here to the gather is this process's own; what is drawn after it is
+    everybody's."""
+    global _step  # noqa: PLW0603  one process takes one step at a time
+    _step = (seed, step)
+    seed_all(seed, step, 1 + rank())
+
+
+def row_keys(seed: int, epoch: int, rows: Tensor) -> Tensor:
+    """(N,) int64: one key for each (seed, epoch, row). What is random about a row hangs on its key
+    alone."""
+    return _scramble(rows + _signed(mix(seed, epoch)))
+
+
+def uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
+    """(N, count) float32 in [0, 1), a function of the keys (N,) and the stream: the same in every
+    process."""
+    places = torch.arange(count, device=keys.device) * _signed(0x9E3779B97F4A7C15)
+    bits = _scramble(keys[:, None] + places[None] + _signed(mix(stream)))
+    return (bits >> 40 & 0xFFFFFF).to(torch.float32) * 2.0**-24
+
+
+def _signed(number: int) -> int:
+    number &= _ALL
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _scramble(x: Tensor) -> Tensor:
+    # splitmix64's finalizer in wrapping int64; the masks make the arithmetic shifts logical.
+    x = (x ^ x >> 30 & (1 << 34) - 1) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> 27 & (1 << 37) - 1) * _signed(0x94D049BB133111EB)
+    return x ^ x >> 31 & (1 << 33) - 1
+
+
+_keys: Tensor | None = None
+
+
+@contextlib.contextmanager
+def keyed(keys: Tensor | None) -> Iterator[None]:
+    """Within: the rows that the encoder is working on have these keys (see KeyedDropout)."""
+    global _keys  # noqa: PLW0603  one step works on one batch at a time
+    before, _keys = _keys, keys
+    try:
+        yield
+    finally:
+        _keys = before
+
+
+class KeyedDropout(nn.Module):
+    """Dropout whose mask hangs on the key of each row, so that processes and workers change
+    nothing.
+
+    Outside `keyed` it is ordinary dropout.
+    """
+
+    def __init__(self, p: float, stream: int):
+        super().__init__()
+        self.p, self.stream = p, stream
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> the same shape; entries are zeroed with probability p and the rest scaled by
+        1/(1-p)."""
+        if not self.training or self.p == 0:
+            return x
+        if _keys is None or len(_keys) != len(x):
+            return F.dropout(x, self.p, True)
+        kept = uniform(_keys, x[0].numel(), self.stream).view(x.shape) >= self.p
+        return x * kept / (1 - self.p)
+
+
+# ------------------------------------------------------------------ device and precision
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is this process's GPU if there is one, else the CPU; otherwise any torch device
+    name."""
+    if name == "auto":
+        name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} is not to be had here ({_first_line(error)}); use auto, cpu or cuda:0"
+        ) from None
+    return device
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 inside the encoder where asked for; float16 is never used."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+# ------------------------------------------------------------------ processes
+
+
+def world() -> int:
+    """How many processes train together; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def local_rank() -> int:
+    """This process's number on its machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Join the processes that torchrun started, and part in the end. Without torchrun: nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def share(count: int, place: int | None = None) -> slice:
+    """This process's contiguous slice of `count` rows; sizes differ by one at most."""
+    place = rank() if place is None else place
+    return slice(place * count // world(), (place + 1) * count // world())
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if world() > 1:
+        dist.barrier()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; every process must ask."""
+    if world() == 1:
+        return flag
+    told = torch.tensor([int(flag)])
+    if dist.get_backend() == "nccl":
+        told = told.cuda()
+    dist.all_reduce(told)
+    return bool(told.item())
+
+
+def from_first(value: object) -> object:
+    """The value that the first process holds, in every process (plain Python data)."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class Shards:
+    """Queries split over the processes: each works on its slice, all see the whole result."""
+
+    def slice(self, count: int) -> slice:
+        """This process's slice of `count` queries."""
+        return share(count)
+
+    def concatenate(self, mine: Tensor) -> Tensor:
+        """The slices of all processes, in order."""
+        return gather_rows(mine)
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows of all processes in order, differentiable; slices may differ in size. One process: `x`
+    itself."""
+    if world() == 1:
+        return x
+    size = torch.tensor([len(x)], device=x.device)
+    sizes = [torch.empty_like(size) for _ in range(world())]
+    dist.all_gather(sizes, size)
+    counts = [int(s) for s in sizes]
+    if x.requires_grad:
+        return _Gather.apply(x, counts)  # type: ignore[return-value]
+    return _all_gather(x, counts)
+
+
+def _all_gather(x: Tensor, counts: Sequence[int]) -> Tensor:
+    flag = x.dtype == torch.bool
+    x = x.to(torch.uint8) if flag else x
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return whole.bool() if flag else whole
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        return _all_gather(x, counts)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor, None]:
+        # The sum over processes: divided by their number when gradients are averaged, it is the
+        # gradient of the one loss that every process computed.
+        slope = slope.contiguous().clone()
+        dist.all_reduce(slope)
+        start = sum(ctx.counts[: rank()])
+        return slope[start : start + ctx.counts[rank()]], None
+
+
+def gather(z: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    """Embeddings (N, D) and columns of the global batch, in the sampler's order, in every process.
+
+    Within a step the random numbers drawn from here on (mining, dropout of the objective) are the
+    same everywhere: they hang on (seed, step).
+    """
+    if _step is not None:
+        seed_all(*_step, 0)
+    if world() == 1:
+        return z, batch
+    return gather_rows(z), Batch(None, **{name: gather_rows(x) for name, x in batch.items()})
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average over the processes; a gradient that is None in every process stays None."""
+    if world() == 1:
+        return
+    by_type: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_type.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    for group in by_type.values():
+        _average(group)
+
+
+def _average(group: list[nn.Parameter]) -> None:
+    slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+    has = torch.tensor([float(p.grad is not None) for p in group]).to(slopes[0])
+    flat = torch.cat([has, *[slope.flatten() for slope in slopes]])
+    dist.all_reduce(flat)
+    has, flat = flat[: len(group)].tolist(), flat[len(group) :] / world()
+    for parameter, some, slope in zip(
+        group, has, flat.split([s.numel() for s in slopes]), strict=True
+    ):
+        parameter.grad = slope.view_as(parameter) if some else None
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> Tensor:
+        slope = slope.contiguous().clone()
+        dist.all_reduce(slope)
+        return slope
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """BatchNorm whose training statistics are those of the global batch, on any device."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(
+                f"BatchNorm needs rows and channels, but the input has {input.dim()} dimensions"
+            )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape."""
+        if not self.training or world() == 1:
+            return super().forward(input)
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        count = x.new_tensor([x.numel() / x.shape[1]])
+        total = _SumOverProcesses.apply(torch.cat([x.sum(axes), count]))
+        mean, count = total[:-1] / total[-1], total[-1].detach()  # type: ignore[index]
+        centered = x - mean.view(shape)
+        variance = _SumOverProcesses.apply(centered.square().sum(axes)) / count  # type: ignore[operator]
+        self._note(mean.detach(), variance.detach() * count / (count - 1))
+        y = centered * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    @torch.no_grad()
+    def _note(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), rate)
+        self.running_var.lerp_(variance.to(self.running_var), rate)
+
+
+def prepare_encoder(encoder: nn.Module) -> nn.Module:
+    """The encoder with dropout keyed by row and, over several processes, global BatchNorm."""
+    streams = iter(range(1, 1 << 30))
+
+    def made(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, nn.Dropout):
+            return KeyedDropout(module.p, next(streams))
+        if (
+            isinstance(module, _BatchNorm)
+            and not isinstance(module, GlobalBatchNorm)
+            and world() > 1
+        ):
+            return _global(module)
+        return None
+
+    return _replaced(encoder, made)
+
+
+def _replaced(module: nn.Module, made: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    new = made(module)
+    if new is not None:
+        new.train(module.training)
+        return new
+    for name, child in module.named_children():
+        setattr(module, name, _replaced(child, made))
+    return module
+
+
+def _global(module: _BatchNorm) -> GlobalBatchNorm:
+    new = GlobalBatchNorm(
+        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+    )
+    new.weight, new.bias = module.weight, module.bias
+    new.running_mean, new.running_var = module.running_mean, module.running_var
+    new.num_batches_tracked = module.num_batches_tracked
+    return new
