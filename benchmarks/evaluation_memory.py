@@ -1,8 +1,10 @@
-"""Peak extra memory and time of nearkin's evaluation at the size of Stanford Online Products: 60,502 x 512.
+"""Peak extra memory and time of nearkin's evaluation at the size of Stanford Online Products:
+60,502 x 512.
 
     python benchmarks/evaluation_memory.py [rows] [dims] [closeness] [metric,metric,...] [classes]
 
-Labels have 2-9 rows a class unless a number of equal classes is given. Linux only: the peak is the kernel's.
+Labels have 2-9 rows a class unless a number of equal classes is given. Linux only: the peak is the
+kernel's.
 """
 
 from __future__ import annotations

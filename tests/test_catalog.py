@@ -165,9 +165,36 @@ def test_the_table_names_the_kinds_of_a_recipe_once():
     plurals = [kind.plural for kind in catalog.KINDS.values()]
     assert len(set(plurals)) == len(plurals)
     keys = ["recipe", "data", "encoder", "sampler", "objective", "method", "compare", "mining"]
-    assert catalog.kinds() == [*keys, "loss", "optimizer", "schedule", "metric"]
+    more = ["loss", "optimizer", "schedule", "augmentation", "metric"]
+    assert catalog.kinds() == [*keys, *more]
     waiting = {kind.name for kind in catalog.KINDS.values() if kind.waits}
-    assert waiting == {"loss", "mining", "optimizer", "schedule"}
+    assert waiting == {"loss", "mining", "optimizer", "schedule", "augmentation"}
+
+
+@pytest.mark.parametrize("kind", catalog.kinds())
+def test_every_kind_of_the_package_is_scanned_and_every_member_told(kind):
+    for entry in members(kind):
+        assert entry.kind == kind
+        assert all([entry.name, entry.source, entry.signature])
+
+
+@pytest.mark.parametrize(
+    ("kind", "some"),
+    [
+        ("loss", {"contrastive", "infonce", "cross_entropy", "proxy_anchor"}),
+        ("mining", {"hard", "semi_hard"}),
+        ("compare", {"in_batch", "across_views", "memory", "proxies", "centers", "classifier"}),
+        ("sampler", {"uniform", "balanced"}),
+        ("objective", {"compared", "sum"}),
+        ("optimizer", {"sgd", "adamw"}),
+        ("schedule", {"warmup_cosine", "step", "constant"}),
+        ("data", {"glyphs", "digits", "folder", "npz"}),
+        ("encoder", {"small_cnn", "mlp"}),
+        ("metric", {"recall@K", "map@r", "information"}),
+    ],
+)
+def test_the_house_has_its_first_members(kind, some):
+    assert some <= set(names(kind))
 
 
 # What the command line shows

@@ -88,11 +88,7 @@ _ALL = (
     Kind("optimizer", "nearkin.optimizers", "optimizers", "", "", _OPTIMIZER, "parameters", True),
     Kind("schedule", "nearkin.schedules", "schedules", "", "", Schedule, "total", True, _OF_TOTAL),
     Kind(
-        "augmentation",
-        "nearkin.augment",
-        "augmentations",
-        returns="torch:Tensor",
-        first="pictures",
+        *("augmentation", "nearkin.augment", "augmentations", "", "", "torch:Tensor", "pictures"),
         waits=True,
         annotation="nearkin.augment:Augmentation",
         open=2,
@@ -110,9 +106,6 @@ def kind_named(name: str | Kind) -> Kind:
     if name not in known:
         raise RecipeError(f"there is no kind {name!r}; {did_you_mean(name, known)}")
     return known[name]
-
-
-# What is found where
 
 
 @functools.cache
@@ -250,15 +243,12 @@ class Slot:
 def slots_of(make: Callable[..., Any], kind: Kind | None = None) -> dict[str, Slot]:
     """The settings of a constructor by name, without the one that a waiting function keeps open."""
     parameters = list(inspect.signature(make).parameters.values())
-    hints = typing.get_type_hints(
-        make.__init__ if inspect.isclass(make) else make, include_extras=True
-    )
+    called = make.__init__ if inspect.isclass(make) else make
+    hints = typing.get_type_hints(called, include_extras=True)
     if kind is not None and kind.waits:
         parameters = parameters[kind.open :]
     fields = dataclasses.fields(make) if dataclasses.is_dataclass(make) else ()
-    made = {
-        f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING
-    }
+    made = {f.name: f.default_factory for f in fields if callable(f.default_factory)}
     slots = {}
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -270,8 +260,7 @@ def slots_of(make: Callable[..., Any], kind: Kind | None = None) -> dict[str, Sl
 
 def _slot(hint: Any, default: Any) -> Slot:
     inner, optional = _without_none(hint)
-    arguments = typing.get_args(inner)
-    origin = typing.get_origin(inner)
+    origin, arguments = typing.get_origin(inner), typing.get_args(inner)
     if kind := _kind_of(inner):
         return Slot(hint, default, kind, "one", optional)
     if origin in (list, Sequence) and (kind := _kind_of(arguments[0])):
@@ -435,10 +424,8 @@ def members(kind_name: str) -> list[Entry]:
     if kind.name == "recipe":
         return [_recipe_entry(name, kind) for name in recipe_files()]
     if kind.names:
-        return [
-            Entry(name, kind.name, summary, source, name, summary, kind.where)
-            for name, (summary, source) in names_of(kind).items()
-        ]
+        rows = names_of(kind).items()
+        return [Entry(key, kind.name, *told, key, told[0], kind.where) for key, told in rows]
     return [_entry(name, make, kind) for name, make in scan(kind).items()]
 
 
@@ -453,8 +440,7 @@ def find(name: str) -> list[Entry]:
 
 
 def names_of(kind: Kind) -> dict[str, tuple[str, str]]:
-    """What a kind lists itself (the metrics): name to summary and source. Empty without its
-    module."""
+    """What a kind lists itself (the metrics): name to summary and source; none without a module."""
     listed = [getattr(module, kind.names)() for module in _modules(kind.where)[:1]]
     return {name: (summary, source) for rows in listed for name, summary, source in rows}
 
@@ -468,9 +454,8 @@ def recipe_files() -> dict[str, Any]:
     """The recipes that come with the package, as readable resources, by name."""
     package, _, folder = KINDS["recipe"].where.rpartition(".")
     root = importlib.resources.files(package).joinpath(folder)
-    files = root.iterdir() if root.is_dir() else ()
-    found = {file.name[:-5]: file for file in files if file.name.endswith(".yaml")}
-    return dict(sorted(found.items()))
+    files = sorted(root.iterdir(), key=lambda file: file.name) if root.is_dir() else ()
+    return {file.name[:-5]: file for file in files if file.name.endswith(".yaml")}
 
 
 def _entry(name: str, make: Callable[..., Any], kind: Kind) -> Entry:

@@ -75,5 +75,6 @@ def keep(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     # Reading a member checks its CRC: a flipped byte raises, and does not turn up as a picture.
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here because numpy leaves the file open where it is no archive.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -14,7 +14,7 @@ import torch
 
 from nearkin.data.base import Splits, Table
 from nearkin.data.folder import folder
-from nearkin.data.images import Progress, find_faults, find_classes
+from nearkin.data.images import Progress, find_classes, find_faults
 from nearkin.data.npz import npz
 
 _TINY = 16

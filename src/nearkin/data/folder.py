@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nearkin.data.base import Splits, Table
-from nearkin.data.images import ImageFile, find_faults, find_classes
+from nearkin.data.images import ImageFile, find_classes, find_faults
 from nearkin.data.splits import hold_out, natural, split_classes
 
 

@@ -88,7 +88,7 @@ def find_classes(root: str | Path) -> Found:
 
 
 def find_images(folder: str | Path) -> list[str]:
-    """Paths of all images in a folder and below it, in natural order; what is hidden is passed over.
+    """All images in a folder and below it, in natural order; what is hidden is passed over.
 
     Every real folder is visited once, so that links in a circle end.
     """
@@ -173,7 +173,8 @@ def _class_folders(root: Path, folders: list[str]) -> list[tuple[Path, str | Non
                 f"give train/ and test/, or class folders alone, which are then split by class"
             )
     pairs: list[tuple[Path, str | None]] = []
-    for split, name in found.items():
+    for split in sorted(found, key=list(_SPLIT_FOLDERS.values()).index):
+        name = found[split]
         classes, _ = _listing(root / name)
         if not classes:
             raise ValueError(

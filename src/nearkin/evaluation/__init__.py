@@ -1,4 +1,4 @@
-"""Exact evaluation of any embeddings: retrieval, clustering and information, with intervals by class."""
+"""Exact evaluation of any embeddings: retrieval, clustering, information, intervals by class."""
 
 from nearkin.evaluation.catalog import metric_names
 from nearkin.evaluation.evaluator import evaluate, per_query_values

@@ -1,4 +1,4 @@
-"""The nouns of evaluation: Ranking and Embedded, what metrics read. How they come about stands elsewhere."""
+"""Ranking and Embedded: what metrics read. How they come about stands elsewhere."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NOWHERE = torch.iinfo(torch.int64).max  # the rank of a relevant item that there
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Where the relevant items of each query stand. Letters: Q queries, P the most relevant items of any.
+    """Where the relevant items stand, of Q queries with at most P relevant items each.
 
-    ranks       (Q, P) int64, ascending, 1 is the nearest candidate; `NOWHERE` behind a query's last one
+    ranks       (Q, P) int64, ascending, 1 is the nearest candidate; behind the last: `NOWHERE`
     relevant    (Q,) int64: how many relevant items a query has; may be 0
     candidates  (Q,) int64: how many items it was compared with (neither itself nor excluded)
     """

@@ -19,7 +19,7 @@ OfEmbedded = Callable[[Embedded], dict[str, float]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A metric as it is listed: its summary, its source, and its function (of a ranking and K, where @K)."""
+    """A metric as it is listed, and its function (of a ranking, and of K where it has one)."""
 
     summary: str
     source: str
@@ -50,7 +50,9 @@ RANKED: dict[str, Entry] = {
         "classical",
         retrieval.mean_average_precision,
     ),
-    "mrr": Entry("mean reciprocal rank of the first relevant item", "classical", retrieval.reciprocal_rank),
+    "mrr": Entry(
+        "mean reciprocal rank of the first relevant item", "classical", retrieval.reciprocal_rank
+    ),
     "ndcg@K": Entry(
         "discounted gain of the K nearest over the best possible, binary gains",
         "Järvelin and Kekäläinen 2002",
@@ -85,9 +87,9 @@ def metric_names() -> list[tuple[str, str, str]]:
 
 
 def chosen(metrics: str | Iterable[str]) -> tuple[dict[str, OfRanking], dict[str, OfEmbedded]]:
-    """The functions of the metrics named, in their order: those of rankings, and those of the whole embedding.
+    """The functions of the metrics named: those of rankings, and those of the whole embedding.
 
-    Raises ValueError for a name that is no metric, with the nearest one, and where no metric is named.
+    Raises ValueError for a name that is no metric, with the nearest one, and for no name.
     """
     ranked: dict[str, OfRanking] = {}
     whole: dict[str, OfEmbedded] = {}

@@ -1,4 +1,4 @@
-"""Rows prepared so that an inner product is their similarity, ties included. What is counted with it stands elsewhere."""
+"""Rows prepared so that a product is their similarity, ties included; counting stands elsewhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TIE = 1e-12
 class Space:
     """How rows are compared: `query(x) @ gallery(x, slack).T` is the similarity plus its slack.
 
-    A tie is allowed for by half on each side: relevant items are taken with slack -TIE/2, different ones
-    with +TIE/2. The slack counts in units of the pair's scale: |q||g| for cosine (where it is 1) and inner;
-    (|q|² + |g|²)/2 for euclidean, which is never smaller than |q||g|.
+    A tie is allowed for by half on each side: relevant items are taken with slack -TIE/2, different
+    ones with +TIE/2. The slack counts in units of the pair's scale: |q||g| for cosine (where it is
+    1) and inner; (|q|² + |g|²)/2 for euclidean, which is never smaller than |q||g|.
 
     name      "cosine", "euclidean" or "inner"
     scale     a power of two near the largest entry, so that dividing by it rounds nothing
@@ -39,7 +39,7 @@ class Space:
         return _SIDES[self.name][0](self._placed(x))
 
     def gallery(self, x: Tensor, slack: float) -> Tensor:
-        """(B, E) float64 from (B, D): the right side, every similarity raised by `slack` of its scale."""
+        """(B, E) float64 from (B, D): the right side, similarities raised by `slack` of scale."""
         return _SIDES[self.name][1](self._placed(x), slack)
 
     def _placed(self, x: Tensor) -> Tensor:
@@ -59,14 +59,14 @@ def space_of(name: str, queries: Rows, gallery: Rows) -> Space:
     total = torch.zeros(gallery.dim, dtype=torch.float64, device=gallery.device)
     for block in gallery.blocks():
         total += (block / scale).sum(0)
-    # Distances do not see a common shift, but the expansion of d² cancels without it. A middle of few
-    # digits makes the subtraction exact, so that rows on a grid keep their ties.
+    # Distances do not see a common shift, but the expansion of d² cancels without it. A middle of
+    # few digits makes the subtraction exact, so that rows on a grid keep their ties.
     middle = (total / len(gallery)).float().double()
     return Space(name, scale, middle)
 
 
 def unit(x: Tensor) -> Tensor:
-    """(B, D) rows scaled to length 1; a row of zeros stays, so that its similarity to everything is 0."""
+    """(B, D) rows scaled to length 1; a row of zeros stays: its similarity to all is 0."""
     x = x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     return x / x.norm(dim=1, keepdim=True).clamp_min(0.5)
 

@@ -1,4 +1,4 @@
-"""Metrics of a whole embedding: Embedded -> dict of floats. k-means against the classes, and information."""
+"""Metrics of a whole embedding, Embedded -> dict of floats; those of rankings stand elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MANY_CLASSES, MANY_ROWS = 1_000, 20_000
 
 
 def nmi(embedded: Embedded) -> dict[str, float]:
-    """nmi = I(cluster; class) / ((H(cluster) + H(class)) / 2), 0..1, with k-means clusters as many as classes.
+    """nmi = I(cluster; class) / ((H(cluster) + H(class)) / 2) of k-means clusters, 0..1.
 
-    Arithmetic mean, as scikit-learn's default and the field since Song et al. 2016. NMI grows with the number
-    of clusters by chance alone, so `nmi_random` stands beside it: its mean over 10 seeded random
-    assignments to clusters of the same sizes.
+    Arithmetic mean, as scikit-learn's default and the field since Song et al. 2016. NMI grows with
+    the number of clusters by chance alone, so `nmi_random` stands beside it: its mean over 10
+    seeded random assignments to clusters of the same sizes.
     """
     codes, clusters_ = embedded.codes, embedded.clusters
     generator = np.random.default_rng(embedded.seed)
@@ -33,9 +33,10 @@ def nmi(embedded: Embedded) -> dict[str, float]:
 
 
 def ami(embedded: Embedded) -> dict[str, float]:
-    """ami: NMI adjusted for chance (Vinh et al. 2010), 0 for random clusters, 1 for the classes; may be below 0.
+    """ami: NMI adjusted for chance (Vinh et al. 2010): about 0 for random clusters, 1 for classes.
 
-    Of the same clusters as nmi. Its expectation costs classes x clusters: minutes above 5,000 classes.
+    Of the same clusters as nmi; may be below 0. Its expectation costs classes x clusters: minutes
+    above 5,000 classes.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -43,7 +44,7 @@ def ami(embedded: Embedded) -> dict[str, float]:
 
 
 def information(embedded: Embedded) -> dict[str, float]:
-    """information: a lower bound of I(Z;Y) in bits, of the rows as given, with its ceiling H(Y) and interval.
+    """information: a lower bound of I(Z;Y) in bits of the rows as given, its interval and H(Y).
 
     See `nearkin.information.labels.label_information`.
     """
@@ -66,8 +67,9 @@ def normalized_information(classes: np.ndarray, clusters_: np.ndarray) -> float:
 def clusters(embedded: Embedded) -> np.ndarray:
     """(N,) int: k-means with as many clusters as classes, of unit rows under cosine; seeded.
 
-    Up to 1,000 classes and 20,000 rows: Lloyd's algorithm from 4 k-means++ starts, the best one kept. Above
-    either: mini-batches of 4,096 rows, up to 10 passes, from one start at random rows, float32.
+    Up to 1,000 classes and 20,000 rows: Lloyd's algorithm from 4 k-means++ starts, the best one
+    kept. Above either: mini-batches of 4,096 rows, up to 10 passes, from one start at random rows,
+    float32.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -75,19 +77,18 @@ def clusters(embedded: Embedded) -> np.ndarray:
     count = embedded.classes
     if count <= MANY_CLASSES and len(embedded.z) <= MANY_ROWS:
         rows = embedded.matrix(np.float64)
-        kmeans = KMeans(count, n_init=RESTARTS, random_state=embedded.seed)
+        kmeans = KMeans(count, n_init=RESTARTS, random_state=embedded.seed)  # type: ignore[arg-type]
     else:
         rows = embedded.matrix(np.float32)
         kmeans = MiniBatchKMeans(
             count,
             init="random",
-            n_init=1,
+            n_init=1,  # type: ignore[arg-type]
             batch_size=4096,
             max_iter=10,
             random_state=embedded.seed,
-            compute_labels=True,
         )
     with warnings.catch_warnings():
         # Fewer distinct rows than classes: a collapsed embedding, which the value itself tells.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return kmeans.fit(rows).labels_
+        return np.asarray(kmeans.fit_predict(rows))

@@ -1,6 +1,7 @@
-"""Exact ranks by counting, without any sorted list of neighbors, in bounded memory. Metrics of ranks stand elsewhere.
+"""Exact ranks by counting, in bounded memory; metrics of ranks stand elsewhere.
 
-The j-th relevant item of a query has rank j + the number of different items at least as close, ties included.
+No list of neighbors is sorted: the j-th relevant item of a query has rank j + the number of
+different items that are at least as close, ties included.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from nearkin.evaluation.closeness import TIE, Space
 from nearkin.evaluation.relevance import Relevance
 from nearkin.information.given import Rows
 
-QUERIES = 4096  # queries of a block, at most; many, since every block prepares the whole gallery anew
+QUERIES = (
+    4096  # queries of a block, at most; many, since every block prepares the whole gallery anew
+)
 TILE = 512  # gallery rows of a tile
 THRESHOLDS = 1 << 22  # entries (queries of a block) x (relevant items), at most: 32 MiB an array
 KEPT = 1 << 23  # entries of a prepared gallery that is kept between blocks: 64 MiB
@@ -24,7 +27,7 @@ KEPT = 1 << 23  # entries of a prepared gallery that is kept between blocks: 64 
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
-    """A retrieval task: queries and gallery (the same object for leave-one-out), how they compare, who is relevant."""
+    """Queries and gallery (the same object for leave-one-out), their space and relevance."""
 
     queries: Rows
     gallery: Rows
@@ -33,13 +36,14 @@ class Retrieval:
 
 
 def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking]]:
-    """The rankings of `queries`, indices (Q,) int64, block by block: (places in `queries` (B,), Ranking of B).
+    """Rankings of `queries` (Q,) int64, block by block: (places in `queries` (B,), Ranking of B).
 
-    Every query is in exactly one block. Extra memory: about 200 MiB for any number of rows and any class sizes.
-    Time: one float64 product of queries and gallery, and as much again for classes of half of all rows.
+    Every query is in exactly one block. Extra memory: about 200 MiB for any number of rows and any
+    class sizes. Time: one float64 product of queries and gallery, and as much again for classes of
+    half of all rows.
     """
     most = task.relevance.most_relevant()[queries]
-    # Queries of one class next to each other share their relevant items; classes of like size, a block.
+    # Neighbors of one class share their relevant items; those of like size share a block well.
     order = torch.argsort(task.relevance.query.codes[queries], stable=True)
     order = order[torch.argsort(most[order], stable=True)]
     tiles = _tiles(task)
@@ -59,9 +63,10 @@ def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking
 def query_blocks(
     most: list[int], queries: int = QUERIES, thresholds: int = THRESHOLDS
 ) -> Iterator[slice]:
-    """Slices of consecutive queries: at most `queries` of them, and queries x their largest `most` within `thresholds`.
+    """Slices of at most `queries` queries, with queries x their largest `most` in `thresholds`.
 
-    most: how many relevant items each query has at most. A query that exceeds the bound alone stands alone.
+    most: how many relevant items each query has at most. A query that exceeds the bound alone
+    stands alone.
     """
     start, largest = 0, 0
     for stop, size in enumerate(most):
@@ -75,7 +80,7 @@ def query_blocks(
 
 
 def _tiles(task: Retrieval) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Gives, on each call, (gallery indices (T,), their prepared rows (T, E)) of the whole gallery."""
+    """Gives, on each call, the whole gallery as (indices (T,), their prepared rows (T, E))."""
     everything = torch.arange(len(task.gallery), device=task.gallery.device)
 
     def prepare() -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,8 +97,10 @@ def _tiles(task: Retrieval) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
 def _relevant_similarities(
     task: Retrieval, rows: Tensor, prepared: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Similarities to the relevant items, lowered by half a tie: (B, P) descending, -inf behind; and how many (B,)."""
-    found = torch.full((len(rows), max(most, 1)), -torch.inf, dtype=torch.float64, device=rows.device)
+    """Similarities to relevant items less half a tie (B, P), sorted downward; how many (B,)."""
+    found = torch.full(
+        (len(rows), max(most, 1)), -torch.inf, dtype=torch.float64, device=rows.device
+    )
     relevant = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for columns in task.relevance.columns(rows).split(TILE):
         lowered = task.space.gallery(task.gallery.block(columns), -TIE / 2)
@@ -135,7 +142,7 @@ def _count_above(
 
 
 def _first_at_most(thresholds: Tensor, row: Tensor, value: Tensor) -> Tensor:
-    """Flat places of the first threshold <= value in rows sorted downward, whose last entry is <= value."""
+    """Flat places of the first threshold <= value in rows sorted downward; the last one is."""
     width = thresholds.shape[1]
     sorted_flat = thresholds.reshape(-1)
     # A binary search of our own: the library's needs as many values in every row.

@@ -1,4 +1,7 @@
-"""The one evaluator: embeddings and labels in, Result out. Counting, metrics and intervals stand beside it."""
+"""The one evaluator: embeddings and labels in, Result out.
+
+Counting, metrics and intervals stand beside it.
+"""
 
 from __future__ import annotations
 
@@ -56,24 +59,29 @@ def evaluate(
     seed: int = 0,
     gather: Gather | None = None,
 ) -> Result:
-    """Exact retrieval and clustering metrics of any embeddings, in bounded memory (about 300 MiB beside them).
+    """Exact metrics of any embeddings, in bounded memory (below 300 MiB beside them).
 
-    z               (N, D) the queries, numpy or torch, any float dtype; ranked by float64 similarity
-    labels          (N,) integers, texts or categories, compared exactly; or (N, L) multi-hot, bool or 0/1
-                    integers: an item is relevant that shares a label
-    gallery         (G, D) what is searched, with gallery_labels; without it z, each row without itself
-    metrics         names as `metric_names` lists them; nmi, ami and information read z and labels alone
+    z               (N, D) the queries, numpy or torch, any float dtype; ranked by float64
+                    similarity
+    labels          (N,) integers, texts or categories, compared exactly; or (N, L) multi-hot, bool
+                    or 0/1 integers: an item is relevant that shares a label
+    gallery         (G, D) what is searched, with gallery_labels; without it z, each row without
+                    itself
+    metrics         names as `metric_names` lists them; nmi, ami and information read z and labels
+                    alone
     closeness       "cosine" (a row of zeros has similarity 0), "euclidean" or "inner"
     exclude         group ids (N,), or (query ids, gallery ids); pairs of an equal id are skipped
     seed            of k-means, of the probe's folds and of the resampling
     gather          shares the queries among processes; None: one process
 
-    Two similarities within 1e-12·|q||g| are a tie (euclidean: 1e-12·(|q|² + |g|²)/2 of the rows shifted by
-    the gallery's mean, which is never smaller; where the two items differ in |g|, the mean of both), and a
-    different item in a tie comes before a same one. Queries without a relevant item are left out and counted
-    (with metrics of rankings; nmi, ami and information read every row).
+    Two similarities within 1e-12·|q||g| are a tie (euclidean: 1e-12·(|q|² + |g|²)/2 of the rows
+    shifted by the gallery's mean, which is never smaller; where the two items differ in |g|, the
+    mean of both), and a different item in a tie comes before a same one. Queries without a relevant
+    item are left out and counted (with metrics of rankings; nmi, ami and information read every
+    row).
 
-    Raises ValueError or TypeError for anything else than this, and where no query has a relevant item.
+    Raises ValueError or TypeError for anything else than this, and where no query has a relevant
+    item.
     """
     ranked, whole = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
@@ -98,9 +106,10 @@ def per_query_values(
     exclude: Any = None,
     queries: slice | None = None,
 ) -> dict[str, Tensor]:
-    """The values (q,) float64 of the ranking metrics for a slice of the queries, NaN without a relevant item.
+    """The values (q,) float64 of each ranking metric for a slice of the queries.
 
-    Arguments as of `evaluate`. Concatenated over slices that follow each other they are those of all queries.
+    NaN where a query has no relevant item. Arguments as of `evaluate`. Concatenated over slices
+    that follow each other they are the values of all queries.
     """
     ranked, _ = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
@@ -139,10 +148,13 @@ def _retrieval(
         )
     if items.dim != queries.dim:
         raise ValueError(
-            f"z has {queries.dim} dimensions but gallery has {items.dim}; embed both with one encoder"
+            f"z has {queries.dim} dimensions but gallery has {items.dim}; "
+            f"embed both with one encoder"
         )
     if items.device != queries.device:
-        raise ValueError(f"z lies on {queries.device} but gallery on {items.device}; move one of them")
+        raise ValueError(
+            f"z lies on {queries.device} but gallery on {items.device}; move one of them"
+        )
     groups = groups_of(exclude, len(queries), None if gallery is None else len(items))
     relevance = Relevance(pair[0], pair[1], groups, leave_one_out=gallery is None)
     space = space_of(closeness, queries, items)

@@ -1,4 +1,4 @@
-"""Confidence by resampling classes: intervals of means, and the paired difference of two results."""
+"""Confidence by resampling classes: intervals of means and of paired differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Difference:
 
     value      mean over queries scored in both
     low, high  95 % interval over resampled classes
-    p          two-sided: how likely a difference this far from 0 is if there is none; at least 2/1001
+    p          two-sided: how likely a difference this far from 0 is if there is none; >= 2/1001
     classes    how many classes were resampled
     """
 
@@ -34,10 +34,10 @@ class Difference:
 
 
 def resampled_means(values: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
-    """(1000,) means of `values` (Q,) over as many classes drawn with replacement, all queries of a class together.
+    """(1000,) means of `values` (Q,) over as many classes, drawn with replacement.
 
-    Queries of a class resemble each other, so that drawing queries one by one would give intervals too narrow
-    (cluster bootstrap). values must be finite; classes (Q,) int.
+    Queries of a class resemble each other, so that drawing queries one by one would give intervals
+    too narrow (cluster bootstrap). values must be finite; classes (Q,) int.
     """
     _, codes = np.unique(classes, return_inverse=True)
     sums, sizes = np.bincount(codes, weights=values), np.bincount(codes)
@@ -51,16 +51,14 @@ def resampled_means(values: np.ndarray, classes: np.ndarray, seed: int) -> np.nd
 
 
 def interval(values: np.ndarray, classes: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean over resampled classes; (nan, nan) with a single class."""
+    """The 95 % percentile interval of the mean over resampled classes; (nan, nan) of one class."""
     if len(np.unique(classes)) < 2:
         return float("nan"), float("nan")
     low, high = np.quantile(resampled_means(values, classes, seed), (0.025, 0.975))
     return float(low), float(high)
 
 
-def difference(
-    first: np.ndarray, second: np.ndarray, classes: np.ndarray, seed: int
-) -> Difference:
+def difference(first: np.ndarray, second: np.ndarray, classes: np.ndarray, seed: int) -> Difference:
     """The paired difference of two sets of finite values (Q,) of the same queries.
 
     p = 2 (1 + the smaller number of resamples on either side of 0) / 1001, at most 1.

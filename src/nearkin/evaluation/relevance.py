@@ -1,4 +1,4 @@
-"""Who is relevant to whom and who is compared at all: labels, groups and the item itself. No similarities here."""
+"""Who is compared and who is relevant: labels, groups, the item itself. No similarities here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAIRS = 1 << 16  # pairs of multi-hot labels compared at a time
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """Queries (Q) against a gallery (G): an item is relevant that shares the query's label, or one of its labels.
+    """Queries (Q) against a gallery (G): an item is relevant that shares a label with the query.
 
     query, gallery  labels on one code
     groups          (Q,) and (G,) int64 codes; pairs of an equal code are skipped; None: no pair is
@@ -30,7 +30,7 @@ class Relevance:
     leave_one_out: bool
 
     def same(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """(B, T) bool: whether labels of queries (B,) and gallery items (T,) meet in a pair that is compared."""
+        """(B, T) bool of queries (B,) and gallery items (T,): compared, and their labels meet."""
         if self.query.hot is None or self.gallery.hot is None:
             same = self.query.codes[rows][:, None] == self.gallery.codes[columns][None]
         else:
@@ -45,7 +45,9 @@ class Relevance:
     def different(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(L,) bool of pairs (rows (L,), columns (L,)): compared, and their labels do not meet."""
         if self.query.hot is None or self.gallery.hot is None:
-            kept = self.query.codes[rows] != self.gallery.codes[columns]  # an item has its own label
+            kept = (
+                self.query.codes[rows] != self.gallery.codes[columns]
+            )  # an item has its own label
         else:
             pairs = zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
             shared = [(self.query.hot[q] & self.gallery.hot[g]).any(1) for q, g in pairs]
@@ -96,7 +98,7 @@ class Relevance:
 
 
 def groups_of(exclude: Any, queries: int, gallery: int | None) -> tuple[Tensor, Tensor] | None:
-    """Codes of group ids from (N,), or from (query ids, gallery ids); `gallery` is None without one.
+    """Codes of group ids from (N,), or from (query ids, gallery ids); lengths checked.
 
     Raises ValueError for another form or length, TypeError for ids that are no integers or texts.
     """
@@ -120,4 +122,6 @@ def groups_of(exclude: Any, queries: int, gallery: int | None) -> tuple[Tensor, 
 
 
 def _many(ids: Any) -> bool:
-    return hasattr(ids, "__len__") and not isinstance(ids, str | bytes) and getattr(ids, "ndim", 1) > 0
+    return (
+        hasattr(ids, "__len__") and not isinstance(ids, str | bytes) and getattr(ids, "ndim", 1) > 0
+    )

@@ -71,20 +71,22 @@ class Result(Mapping[str, float]):
     def per_query(self, name: str) -> np.ndarray:
         """(Q,) float64: the value of every query; NaN where it has no relevant item.
 
-        Raises KeyError for a name that the result has not, ValueError for a metric of a whole embedding.
+        Raises KeyError for a name that the result has not, ValueError for a metric of a whole
+        embedding.
         """
         if name in self._per_query:
             return self._per_query[name].copy()
         if name in self._whole:
             raise ValueError(
-                f"{name!r} is one value of the whole embedding; it has no value per query and no interval"
+                f"{name!r} is one value of the whole embedding; "
+                f"it has no value per query and no interval"
             )
         near = difflib.get_close_matches(str(name), self.metrics, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.metrics)}"
         raise KeyError(f"this result has no {name!r}; {hint}")
 
     def interval(self, name: str) -> tuple[float, float]:
-        """(low, high): 95 % of 1,000 resamples of the query classes; (nan, nan) with a single class.
+        """(low, high): 95 % of 1,000 resamples of the query classes; (nan, nan) of one class.
 
         Raises as `per_query` does.
         """
@@ -103,7 +105,9 @@ class Result(Mapping[str, float]):
         for name in self._per_query:
             low, high = (None if math.isnan(end) else end for end in self.interval(name))
             found[name] = {"value": self[name], "low": low, "high": high}
-        return found | {name: {"value": value} for name, value in self._whole.items()}
+        for name, value in self._whole.items():
+            found[name] = {"value": value}
+        return found
 
     def __repr__(self) -> str:
         head = f"{len(self._classes)} queries by {self.closeness}"
@@ -129,12 +133,14 @@ class Result(Mapping[str, float]):
 def compare_results(first: Result, second: Result, name: str) -> Difference:
     """first - second of one metric, paired by query, with interval and p over resampled classes.
 
-    Raises ValueError where the queries differ in number or labels, KeyError for a metric that one has not.
+    Raises ValueError where the queries differ in number or labels, KeyError for a metric that one
+    has not.
     """
     a, b = first.per_query(name), second.per_query(name)
     if len(a) != len(b):
         raise ValueError(
-            f"paired results need the same queries, but the first has {len(a)} and the second {len(b)}"
+            f"paired results need the same queries, but the first has {len(a)} "
+            f"and the second {len(b)}"
         )
     if not first._same_queries(second):
         raise ValueError(

@@ -1,7 +1,8 @@
-"""Metrics of a ranking, one function each: Ranking -> (Q,) float64. How ranks are found stands in `counting`.
+"""Metrics of a ranking, one function each, Ranking -> (Q,) float64; ranks are found elsewhere.
 
-Letters: r_j is the rank of the j-th relevant item, R the number of relevant items of the query. Values of
-queries without a relevant item mean nothing; the evaluator leaves them out. All values lie in 0..1.
+Letters: r_j is the rank of the j-th relevant item, R the number of relevant items of the query.
+Values of queries without a relevant item mean nothing; the evaluator leaves them out. All values
+lie in 0..1.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from nearkin.evaluation.base import Ranking
 def recall(ranking: Ranking, k: int) -> Tensor:
     """recall@K = [r_1 <= K]: whether a relevant item is among the K nearest.
 
-    The field's Recall@K (Jégou et al. 2011; Song et al. 2016); elsewhere hit rate, success@K, CMC@K, and
-    at K = 1 precision@1 and top-1 accuracy. It is not the share of the relevant items that were found.
+    The field's Recall@K (Jégou et al. 2011; Song et al. 2016); elsewhere hit rate, success@K,
+    CMC@K, and at K = 1 precision@1 and top-1 accuracy. It is not the share of the relevant items
+    that were found.
     """
     return (ranking.ranks[:, 0] <= k).double()
 
@@ -52,7 +54,8 @@ def reciprocal_rank(ranking: Ranking) -> Tensor:
 def ndcg(ranking: Ranking, k: int) -> Tensor:
     """ndcg@K = Σ_j [r_j <= K] / log2(1 + r_j) over the same sum for ranks 1..min(K, R).
 
-    Binary gains (Järvelin and Kekäläinen 2002); the ideal list holds the R relevant items, cut at K.
+    Binary gains (Järvelin and Kekäläinen 2002); the ideal list holds the R relevant items, cut at
+    K.
     """
     ranks = ranking.ranks[:, :k]  # no relevant item behind the K-th has rank K or less
     gain = torch.where(ranks <= k, 1.0 / torch.log2(1.0 + ranks.double()), 0.0).sum(1)

@@ -1,4 +1,4 @@
-"""Estimating information, as opposed to maximizing it; the losses that maximize it stand in `losses`."""
+"""Estimating information; what maximizes it stands in `losses` and `objectives`."""
 
 from nearkin.information.base import Information
 from nearkin.information.labels import label_information

@@ -1,4 +1,4 @@
-"""Information: a mutual information as every estimator here reports it; the estimators stand beside."""
+"""Information: a mutual information as estimators report it; the estimators stand beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORDS = {"lower": "lower bound", "upper": "upper bound", "neither": "no bound"}
 class Information:
     """An estimate of a mutual information in bits, with its 95 % interval.
 
-    bits      the estimate; a lower bound may be slightly negative, which says no more than "at least 0"
+    bits      the estimate; a lower bound may be slightly negative: it says no more than 0 does
     low       lower end of the interval, bits, at most `bits`
     high      upper end of the interval, bits, at least `bits`
     ceiling   what the information cannot exceed, bits; infinite where nothing is known
@@ -45,7 +45,9 @@ class Information:
         if math.isnan(self.ceiling) or self.ceiling < 0:
             raise ValueError(f"a ceiling must be 0 bits or more, not {self.ceiling}")
         if self.kind == "lower" and self.bits > self.ceiling * (1 + 1e-9) + 1e-9:
-            raise ValueError(f"a lower bound of {self.bits} bits exceeds its ceiling {self.ceiling}")
+            raise ValueError(
+                f"a lower bound of {self.bits} bits exceeds its ceiling {self.ceiling}"
+            )
         if self.left_out < 0:
             raise ValueError(f"left_out counts rows, so it must be 0 or more, not {self.left_out}")
 

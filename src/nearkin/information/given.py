@@ -1,4 +1,4 @@
-"""Embeddings and labels as users give them, checked once: float64 blocks of rows, exact codes of labels."""
+"""Embeddings and labels as users give them, checked once; what is computed of them is elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = 2048  # rows converted to float64 at a time
 
 
 class Rows:
-    """N embeddings of D dimensions, read as float64 block by block, so that no second copy of all is made.
+    """N embeddings of D dimensions, read as float64 block by block: never copied as a whole.
 
     values: numpy array, torch tensor or nested list, (N, D), of any float dtype. CUDA tensors stay
     where they are; every other device is read into main memory block by block.
@@ -31,7 +31,8 @@ class Rows:
             floating, dtype = values.dtype.kind == "f", str(values.dtype)
         if values.ndim != 2:
             raise ValueError(
-                f"{name} must be a matrix (N, D), one row an item, but its shape is {_shape(values)}"
+                f"{name} must be a matrix (N, D), one row an item, "
+                f"but its shape is {_shape(values)}"
             )
         if not floating:
             raise TypeError(
@@ -58,10 +59,9 @@ class Rows:
     def block(self, rows: slice | Tensor) -> Tensor:
         """(B, D) float64: the rows of a slice or of an index (B,) int64, as a copy or a view."""
         if isinstance(self.values, Tensor):
-            if isinstance(rows, Tensor):
-                rows = rows.to(self.values.device)
-            return self.values[rows].to(self.device).to(torch.float64)
-        index = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+            at = rows if isinstance(rows, slice) else rows.to(self.values.device)
+            return self.values[at].to(self.device).to(torch.float64)
+        index = rows if isinstance(rows, slice) else rows.cpu().numpy()
         return torch.from_numpy(np.array(self.values[index], dtype=np.float64))
 
     def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
@@ -85,7 +85,8 @@ class Rows:
 class Labels:
     """Labels as exact integer codes, in the order in which the classes first appear.
 
-    codes   (N,) int64, indices into `names`; for multi-hot labels the code of the whole set of labels
+    codes   (N,) int64, indices into `names`; for multi-hot labels the code of the whole set of
+            labels
     names   the classes as Python ints, texts or bytes; for multi-hot labels tuples of columns
     hot     (N, L) bool for multi-hot labels, else None
     """
@@ -104,19 +105,20 @@ def given_labels(labels: Any, length: int, name: str = "labels", rows: str = "z"
 
 
 def labels_together(given: Iterable[tuple[Any, int, str, str]]) -> list[Labels]:
-    """Labels of several sets, (labels, length, name of the labels, name of their rows), on one code.
+    """Labels of several sets (labels, length, their name, name of their rows), on one code.
 
-    Labels are integers of any size, bools, texts or bytes in a list, a numpy array, a torch tensor or
-    whatever numpy reads (a pandas column); or (N, L) multi-hot, bool or 0/1 integers. They are compared
-    as Python values and never become floats. Raises TypeError for other labels and for sets of
-    different kinds, ValueError for another number of labels than rows.
+    Labels are integers of any size, bools, texts or bytes in a list, a numpy array, a torch tensor
+    or whatever numpy reads (a pandas column); or (N, L) multi-hot, bool or 0/1 integers. They are
+    compared as Python values and never become floats. Raises TypeError for other labels and for
+    sets of different kinds, ValueError for another number of labels than rows.
     """
     sets = []
     for labels, length, name, rows in given:
         values = _values(labels, name)
         if len(values) != length:
             raise ValueError(
-                f"{name} has {len(values)} entries but {rows} has {length} rows; give one label a row"
+                f"{name} has {len(values)} entries but {rows} has {length} rows; "
+                f"give one label a row"
             )
         sets.append((values, name))
     kinds = {_kind(values): name for values, name in sets}
@@ -135,7 +137,9 @@ def _values(labels: Any, name: str) -> list[Any] | np.ndarray:
     if isinstance(labels, str | bytes) or not hasattr(labels, "__len__"):
         raise TypeError(f"{name} must be a sequence with one label a row, not {labels!r:.60}")
     if isinstance(labels, list | tuple):
-        if not any(isinstance(label, list | tuple) or getattr(label, "ndim", 0) for label in labels):
+        if not any(
+            isinstance(label, list | tuple) or getattr(label, "ndim", 0) for label in labels
+        ):
             # An array would turn [1, "a"] into texts and large integers into floats.
             return [label.item() if hasattr(label, "item") else label for label in labels]
         labels = [

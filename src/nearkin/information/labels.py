@@ -1,8 +1,8 @@
-"""How much embeddings tell about their labels: a lower bound of I(Z;Y) by a cross-fitted probe. No training signal.
+"""How much embeddings tell about their labels, as measured by a probe; nothing to train with.
 
-I(Z;Y) = H(Y) - H(Y|Z) >= H(Y) - E[-log q(Y|Z)] for every predictor q that has not seen the row, because the
-cross-entropy exceeds H(Y|Z) by E KL(p(Y|Z) || q(Y|Z)) (Boudiaf et al. 2020, Lemma 2). It is a lower bound only:
-classes in an XOR layout have 1 bit and a linear probe finds 0.
+I(Z;Y) = H(Y) - H(Y|Z) >= H(Y) - E[-log q(Y|Z)] for every predictor q that has not seen the row,
+because the cross-entropy exceeds H(Y|Z) by E KL(p(Y|Z) || q(Y|Z)) (Boudiaf et al. 2020, Lemma 2).
+It is a lower bound only: classes in an XOR layout have 1 bit and a linear probe finds 0.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ _ENTRIES = 1 << 22  # rows x classes held at a time
 
 
 def label_information(z: Any, labels: Any, seed: int = 0, folds: int = 5) -> Information:
-    """A lower bound of the mutual information of embeddings and labels, in bits, with its ceiling H(Y).
+    """A lower bound of the mutual information of embeddings and labels, with its ceiling H(Y).
 
     z       (N, D) numpy or torch, any float dtype; labels (N,) integers, texts or categories
     seed    of the folds
     folds   how often a probe is fitted on the rest and scored on a fold, at least 2
 
     Up to 1,000 classes the probe is a multinomial logistic regression on standardized features; its
-    strength of regularization, temperature and share of the prior are fitted within the training folds. Above,
-    it is the softmax over squared distances to class means, each row taken out of its own mean, with one
-    temperature fitted on one half of the rows and used on the other. Rows of classes with a single row
-    cannot be predicted and are left out (`left_out`). H(Y) is the plug-in entropy of the rows used. The
-    interval is normal, 1.96 standard errors of the mean over classes or over rows, whichever is larger;
-    it does not say how far the probe is from the truth.
+    strength of regularization, temperature and share of the prior are fitted within the training
+    folds. Above, it is the softmax over squared distances to class means, each row taken out of its
+    own mean, with one temperature fitted on one half of the rows and used on the other. Rows of
+    classes with a single row cannot be predicted and are left out (`left_out`). H(Y) is the plug-in
+    entropy of the rows used. The interval is normal, 1.96 standard errors of the mean over classes
+    or over rows, whichever is larger; it does not say how far the probe is from the truth.
 
-    Raises ValueError for wrong shapes, NaN, multi-hot labels, fewer than two classes of two rows, folds < 2;
-    TypeError for other dtypes.
+    Raises ValueError for wrong shapes, NaN, multi-hot labels, fewer than two classes of two rows,
+    folds < 2; TypeError for other dtypes.
     """
     rows = z if isinstance(z, Rows) else Rows(z)
     coded = given_labels(labels, len(rows))
     if coded.hot is not None:
         raise ValueError("label information needs one class a row, but the labels are multi-hot")
     if folds < 2:
-        raise ValueError(f"folds must be 2 or more, not {folds}; a probe is scored on what it did not see")
+        raise ValueError(
+            f"folds must be 2 or more, not {folds}; a probe is scored on what it did not see"
+        )
     codes = coded.codes.numpy()
     used = np.flatnonzero(np.bincount(codes)[codes] >= 2)
     present, y = np.unique(codes[used], return_inverse=True)
@@ -77,7 +79,7 @@ def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:
 
 
 def _standardized(rows: Rows, used: np.ndarray) -> np.ndarray:
-    """(N, D) float32 rows with mean 0 and deviation 1 in every feature; constant features become 0."""
+    """(N, D) float32 rows, every feature of mean 0 and deviation 1; constant ones become 0."""
     index = torch.from_numpy(used)
     total, count = torch.zeros(rows.dim, dtype=torch.float64), len(used)
     largest = rows.largest or 1.0
@@ -101,10 +103,13 @@ def _standardized(rows: Rows, used: np.ndarray) -> np.ndarray:
     return out
 
 
-def class_mean_log_likelihoods(rows: Rows, used: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+def class_mean_log_likelihoods(
+    rows: Rows, used: np.ndarray, y: np.ndarray, seed: int
+) -> np.ndarray:
     """(N,) log q(y|z) in nats of q ∝ n_c exp(-β |z - mean of c without the row|²).
 
-    β is fitted on up to 1,024 rows of one half and scores the other half, both ways. Time N x C x D.
+    β is fitted on up to 1,024 rows of one half and scores the other half, both ways. Time N x C x
+    D.
     """
     index, label = torch.from_numpy(used), torch.from_numpy(y)
     sizes = torch.bincount(label).double()
@@ -121,7 +126,9 @@ def class_mean_log_likelihoods(rows: Rows, used: np.ndarray, y: np.ndarray, seed
         x = rows.block(index[at]).cpu() / scale - middle
         squared = x.square().sum(1)[:, None] + centers.square().sum(1) - 2 * (x @ centers.T)
         own, n = label[at], sizes[label[at]]
-        squared[torch.arange(len(at)), own] = (x - centers[own]).square().sum(1) * (n / (n - 1)) ** 2
+        squared[torch.arange(len(at)), own] = (x - centers[own]).square().sum(1) * (
+            n / (n - 1)
+        ) ** 2
         return squared.clamp_min_(0)
 
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,328 @@
+"""The command line. Heavy modules load inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="nearkin",
+    help="Embeddings in which near means kin: train, measure, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="The data sets, and a check of your own.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let a recipe import code (package.module:Name).")
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A bundled recipe, a YAML file or a folder of images.")
+    ] = "glyphs",
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; default runs/<recipe>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run stopped.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train by a recipe, evaluate on classes never seen in training, write a run folder."""
+    from nearkin import run
+    from nearkin.console import Reporter, fitting, scores_table
+
+    if resume and force:
+        raise ValueError("--resume goes on with a run and --force replaces it; give one of them")
+    changes = list(settings or [])
+    if "=" in recipe and not Path(recipe).exists():
+        recipe, changes = "glyphs", [recipe, *changes]
+    _see_own_code(trust_code)
+    reporter = fitting() if _first() else Reporter(None)
+    try:
+        done = run.train(
+            recipe,
+            set=changes,
+            out=out,
+            resume=resume,
+            force=force,
+            trust_code=trust_code,
+            reporter=reporter,
+        )
+    finally:
+        reporter.close()
+    if not _first():
+        return
+    if as_json:
+        _print_json({**done.metrics, "run": str(done.folder)})
+        return
+    print(scores_table(done.metrics, width=_width()))
+    print(f"report: {done.folder / 'report.html'}")
+
+
+@app.command()
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Measure a run on this folder, .npz or data set instead."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", help="Comma-separated, repeatable.")
+    ] = None,
+    closeness: Annotated[
+        str | None, typer.Option("--closeness", help="cosine or euclidean; default: both.")
+    ] = None,
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run, or anybody's embeddings, exactly."""
+    from nearkin import measured
+    from nearkin.console import scores_table
+
+    _see_own_code(trust_code)
+    wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
+    found = measured.measure(
+        source,
+        data=data,
+        metrics=[name.strip() for name in wanted] or None,
+        closeness=closeness,
+        trust_code=trust_code,
+    )
+    if as_json:
+        _print_json(found)
+        return
+    for name in found:
+        if isinstance(found[name], Mapping) and name != "information":
+            print(scores_table({"test": found}, name, width=_width()))
+
+
+@app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A folder, an image, a list of paths (.txt), a table (.csv) or .npz."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="FILE.npz or FILE.parquet.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed images with a trained run: embeddings, ids and labels."""
+    from nearkin import embed_files
+
+    _see_own_code(trust_code)
+    done = embed_files.embed(run, source, out, force=force, trust_code=trust_code, say=_note)
+    if as_json:
+        _print_json(done)
+    else:
+        print(f"{done['rows']} embeddings of {done['dim']} dimensions in {done['file']}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or several runs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; default report.html in the first run.")
+    ] = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Write the report of one or several runs: one HTML page that opens without a network."""
+    from nearkin import reporting
+
+    _see_own_code(trust_code)
+    print(reporting.report(runs, out, trust_code=trust_code, say=_note))
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """The data sets that a recipe can name."""
+    _list("data", as_json)
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="A folder of images or a .npz file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Look for what would stop training or leak into the test; exits 1 if there is something."""
+    from nearkin.data.check import check
+
+    found = check(path)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        print("\n".join(found.lines()))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="losses, recipes, encoders, ...; default: the kinds.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What there is, each with a line and its source."""
+    if kind is None:
+        from nearkin.catalog import KINDS
+
+        _print_items(
+            [(k.plural, f"nearkin list {k.plural}", k.where) for k in KINDS.values()], as_json
+        )
+        return
+    _list(kind, as_json)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Of a loss, an encoder, a recipe, a metric ...")],
+    as_json: AsJson = False,
+) -> None:
+    """Everything about one thing: its formula, settings and defaults, source."""
+    from nearkin.catalog import find
+
+    entries = find(name)
+    if as_json:
+        keys = ("name", "kind", "summary", "source", "signature", "doc", "module")
+        _print_json({"items": [{key: getattr(entry, key) for key in keys} for entry in entries]})
+        return
+    for entry in entries:
+        print(f"{entry.kind} {entry.signature}\n\n{entry.doc}\n\n({entry.module})\n")
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="A bundled recipe.")], as_json: AsJson = False
+) -> None:
+    """Print a bundled recipe, to copy and change."""
+    from nearkin.catalog import recipe_files
+    from nearkin.config import load_recipe
+
+    read = load_recipe(name)
+    if as_json:
+        _print_json(read)
+        return
+    file = recipe_files().get(name, Path(name))
+    print(file.read_text(encoding="utf-8"), end="")
+
+
+def _list(kind: str, as_json: bool) -> None:
+    from nearkin.catalog import members
+
+    _print_items([(entry.name, entry.summary, entry.source) for entry in members(kind)], as_json)
+
+
+def _print_items(items: list[tuple[str, str, str]], as_json: bool) -> None:
+    if as_json:
+        keys = ("name", "summary", "source")
+        _print_json({"items": [dict(zip(keys, item, strict=True)) for item in items]})
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_column(style="dim")
+    for item in items:
+        table.add_row(*(text.replace("[", r"\[") for text in item))
+    Console(width=_width()).print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False))
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _width() -> int:
+    import shutil
+
+    return min(shutil.get_terminal_size((100, 24)).columns, 140)
+
+
+def _first() -> bool:
+    """Whether this is the process that speaks (torchrun starts several)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _see_own_code(trusted: bool) -> None:
+    """Modules beside a person's recipe can be imported, but only where code is trusted."""
+    if trusted and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130
+    interrupted."""
+    sys.exit(_guarded(lambda: _command(arguments)))
+
+
+def _command(arguments: list[str] | None) -> int:
+    command = typer.main.get_command(app)
+    code = command.main(args=arguments, prog_name="nearkin", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    if os.environ.get("NEARKIN_DEBUG") == "1":
+        return command()
+    try:
+        return command()
+    except KeyboardInterrupt as stop:
+        return _failed(str(stop) or "interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read us has gone (`nearkin list | head`); Python must not complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        return _failed(_sentence(error), 2)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        return _failed(f"{usage()} (see nearkin --help)", getattr(error, "exit_code", 2))
+    if type(error).__name__ == "TrainingError":
+        return _failed(str(error), 1)
+    if type(error).__name__ == "Abort":
+        return _failed("interrupted", 130)
+    what = f"{type(error).__name__}: {error}"
+    return _failed(f"this should not happen ({what}); NEARKIN_DEBUG=1 shows where", 1)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and not str(error).startswith("there"):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error) or type(error).__name__
+
+
+def _failed(text: str, code: int) -> int:
+    if _first():
+        print(f"nearkin: {' '.join(text.split())}", file=sys.stderr)
+    return code
