@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nearkin.core import Batch, Comparison, at_least_float32, warn_once
 
 Closeness = Literal["cosine", "euclidean", "inner"]
+LONGEST = 1e15  # squares of longer rows leave float32 in a sum, and inf - inf is NaN
 
 
 def unit(x: Tensor) -> Tensor:
@@ -20,18 +21,32 @@ def unit(x: Tensor) -> Tensor:
     once)."""
     x = at_least_float32(x)
     largest = x.detach().abs().amax(1, keepdim=True)
-    empty = largest == 0
+    # The gradient grows as 1/length: under about 1e-34 in float32 it is infinite.
+    empty = largest < 1e4 * torch.finfo(x.dtype).tiny
     if bool(empty.any()):
         warn_once(
-            f"an embedding row is all zeros (row {int(empty[:, 0].nonzero()[0, 0])} of {len(x)}): "
-            "it has no "
-            "direction, gets similarity 0 and learns nothing; look for dead units or empty inputs"
+            "an embedding row is all zeros: it has no direction, gets similarity 0 and learns "
+            "nothing; look for dead units or empty inputs"
         )
     # Rows of 1e-30 or 1e30 would under- or overflow in the sum of squares; the direction does not
     # see the scale.
     scaled = x / torch.where(empty, 1.0, largest)
     length = torch.where(empty, 1.0, torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
     return torch.where(empty, 0.0, scaled / length)
+
+
+def bounded(x: Tensor) -> Tensor:
+    """(N, D) rows as they are, float32 or wider; one with an entry beyond 1e15 is scaled down to it
+    (warned of once)."""
+    x = at_least_float32(x)
+    largest = torch.linalg.vector_norm(x.detach(), torch.inf, dim=1, keepdim=True)
+    if not bool((largest > LONGEST).any()):
+        return x
+    warn_once(
+        f"an embedding row has entries beyond {LONGEST:g}; it is compared as if they ended there. "
+        "Lower the learning rate or compare by cosine"
+    )
+    return x * (LONGEST / largest).clamp_max(1)
 
 
 class Compare(nn.Module):
@@ -66,9 +81,7 @@ class Compare(nn.Module):
 
     def as_compared(self, x: Tensor) -> Tensor:
         """Rows as they are compared: unit rows under cosine, float32 or wider."""
-        if self.closeness in (None, "cosine"):
-            return unit(x)
-        return at_least_float32(x)
+        return unit(x) if self.closeness in (None, "cosine") else bounded(x)
 
     def made(self, **fields: object) -> Comparison:
         """A Comparison of this kind and closeness."""
@@ -156,7 +169,7 @@ class Memory(Compare):
         label = batch["label"]
         if label.ndim > 1:
             raise ValueError("a memory keeps one label a row; compare multi-label rows in_batch")
-        rows = self.as_compared(z)
+        rows = self.as_compared(of_width(z, self.kept))
         filled = torch.arange(self.size, device=z.device) < self.written
         here = torch.ones(len(z), dtype=torch.bool, device=z.device)
         return self.made(
@@ -206,7 +219,7 @@ class Proxies(Compare):
         return self.made(
             anchor_label=label,
             reference_label=classes_of(label, self.proxy_label),
-            anchors=self.as_compared(z),
+            anchors=self.as_compared(of_width(z, self.vectors)),
             references=self.as_compared(self.vectors),
         )
 
@@ -285,15 +298,29 @@ class Classifier(Compare):
                 "bias: false or use proxies"
             )
 
+    def as_compared(self, x: Tensor) -> Tensor:
+        """As elsewhere, but without a bound: no row is multiplied with a row of its own kind."""
+        return unit(x) if self.closeness in (None, "cosine") else at_least_float32(x)
+
     def forward(self, z: Tensor, batch: Batch) -> Comparison:
         """A = N anchors against R = classes rows of the weight."""
         return self.made(
             anchor_label=batch["label"],
             reference_label=classes_of(batch["label"], self.class_label),
-            anchors=self.as_compared(self.dropout(z)),
+            anchors=self.as_compared(self.dropout(of_width(z, self.weight))),
             references=self.as_compared(self.weight),
             bias=None if self.bias is None else at_least_float32(self.bias),
         )
+
+
+def of_width(z: Tensor, kept: Tensor) -> Tensor:
+    """`z` itself; raises if its rows are not as long as those that it is compared with."""
+    if z.shape[1] != kept.shape[1]:
+        raise ValueError(
+            f"embeddings of {z.shape[1]} dimensions meet references of {kept.shape[1]}; "
+            f"set dim to {z.shape[1]}"
+        )
+    return z
 
 
 def classes_of(label: Tensor, columns: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ processes."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -82,12 +83,11 @@ class Balanced(Sampler):
         members = _members(label)
         self._check(len(members))
         random = _generator(seed, epoch)
-        queues = [_endless(rows, random) for rows in members]
-        classes = _rounds(len(members), self.classes, self._count(label, len(members)), random)
-        take = self.per_class
+        turns = [_rounds(len(rows), self.per_class, random) for rows in members]
+        classes = _rounds(len(members), self.classes, random)
         return [
-            torch.from_numpy(np.array([next(queues[k]) for k in chosen for _ in range(take)]))
-            for chosen in classes
+            torch.from_numpy(np.concatenate([members[k][next(turns[k])] for k in chosen]))
+            for chosen in islice(classes, self._count(len(label), len(members)))
         ]
 
     def remarks(self, columns: Mapping[str, Tensor]) -> list[str]:
@@ -114,8 +114,8 @@ class Balanced(Sampler):
                 f"set classes to {present} or less"
             )
 
-    def _count(self, label: np.ndarray, present: int) -> int:
-        return max(len(label) // (self.classes * self.per_class), -(-present // self.classes))
+    def _count(self, rows: int, present: int) -> int:
+        return max(rows // (self.classes * self.per_class), -(-present // self.classes))
 
 
 class Paired(Sampler):
@@ -155,26 +155,23 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
 
 def _members(label: np.ndarray) -> list[np.ndarray]:
     """The rows of each class, classes in the order of their labels."""
+    if label.ndim > 1:
+        raise ValueError(
+            f"this sampler needs one label a row, not labels of shape {label.shape}; use uniform"
+        )
     order = np.argsort(label, kind="stable")
     borders = np.flatnonzero(np.diff(label[order])) + 1
     return np.split(order, borders)
 
 
-def _endless(rows: np.ndarray, random: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from random.permutation(rows).tolist()
-
-
-def _rounds(
-    present: int, take: int, count: int, random: np.random.Generator
-) -> Iterator[list[int]]:
-    """`count` choices of `take` different classes; classes are visited in rounds, each class once a
-    round."""
+def _rounds(present: int, take: int, random: np.random.Generator) -> Iterator[list[int]]:
+    """Without end: `take` of 0..present-1, each visited once a round, and none twice in one choice
+    unless there are too few."""
     waiting: list[int] = []
-    for _ in range(count):
-        if len(waiting) < take:
+    while True:
+        while len(waiting) < take:
             fresh = random.permutation(present).tolist()
-            # Classes left over from the last round go first; a class is never twice in one batch.
+            # What is left over from the last round goes first, so it must come last in this one.
             waiting += sorted(fresh, key=waiting.__contains__)
         chosen, waiting = waiting[:take], waiting[take:]
         yield chosen

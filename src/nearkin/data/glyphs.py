@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nearkin.data.base import Splits, Table
-from nearkin.data.cache import cached_arrays, fingerprint
+from nearkin.cache import cached_arrays, fingerprint
 from nearkin.data.rendering import (
     STYLES,
     Distortion,

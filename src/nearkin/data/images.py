@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearkin.data.cache import cache_folder, fingerprint, keep
+from nearkin.cache import cache_folder, fingerprint, keep
 from nearkin.data.splits import natural
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")

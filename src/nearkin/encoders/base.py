@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearkin.data.pixels import read_images
+from nearkin.pixels import read_images
 
 Progress = Callable[[int, int], None]
 

@@ -108,6 +108,7 @@ def _fitted(
     with warnings.catch_warnings(), threadpool_limits(threads):
         # A probe that stopped early is a probe all the same: the bound holds for every one.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         for strength in strengths:
             decided = probe.set_params(C=strength).fit(x, y).decision_function(at)
             if decided.ndim == 1:  # two classes

@@ -16,12 +16,12 @@ from nearkin.reduce import BLOCK, blocked_logsumexp, logsumexp, mean, ratio
 def cross_entropy(c: Comparison, *, label_smoothing: float = 0.0) -> Terms:
     """Cross-entropy with the paper's label smoothing (Boudiaf et al. 2020, table 2).
 
-    tightness = -mean_i [(1-ε) l_iy + ε/(K-1) Σ_{k≠y} l_ik]          contrast = mean_i log Σ_k
-    e^{l_ik}
+    tightness = -mean_i [(1-ε) l_iy + ε/(K-1) Σ_{k≠y} l_ik]
+    contrast  = mean_i log Σ_k e^{l_ik}
 
     ε/(K-1) falls on each other class, where torch's `label_smoothing` puts ε/K on every class. The
     value is without the constant -H(q) of the paper's code. Rows without a column of their own are
-    left out. Above 8,192 classes the logits are never held: memory O(A·8192), else O(A·R).
+    left out. Memory O(A·R) up to 8,192 classes; above, the logits are never held: O(A·8192).
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
@@ -38,7 +38,7 @@ def spce(c: Comparison, *, scale: float = 1.0) -> Terms:
     tightness = -scale Σ_k |m_k|²          contrast = (1/n) Σ_i log Σ_k e^{scale z_i·m_k}
 
     m_k = (1/n) Σ_{i in k} z_i over the batch. Nearly flat for many classes of unit rows: raise
-    `scale`.
+    `scale`. Memory O(A·R).
     """
     return cross_entropy(replace(c, given=scale * c.similarity))
 
@@ -53,8 +53,11 @@ def _whole(c: Comparison) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _fits_blocks(c: Comparison) -> bool:
-    simple = c.given is None and c.allowed is None and c.oneself is None and not c.mined
-    return simple and c.closeness != "euclidean" and c.anchor_label.ndim == 1 and c.shape[1] > BLOCK
+    if c.mined or c.shape[1] <= BLOCK or c.anchor_label.ndim > 1 or c.closeness == "euclidean":
+        return False
+    # The blocks find one column of each class: several proxies a class go the other way.
+    alone = len(c.reference_label.unique()) == c.shape[1]
+    return alone and c.given is None and c.allowed is None and c.oneself is None
 
 
 def _in_blocks(c: Comparison) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -17,16 +17,17 @@ def triplet(c: Comparison, *, margin: float = 0.2) -> Terms:
 
     The hinge couples tightness and contrast, so nothing is split. The sum over triplets is
     Σ_p n_p (d_ap + margin) - Σ_n p_n d_an with n_p, p_n the numbers of violated triplets that hold
-    a pair: O(A·R log P) time and O(A·R) memory for P positives an anchor.
+    a pair: time O(A·R log P) for P positives an anchor. Memory O(A·R).
     """
+    d = c.distance  # read here: a view that is first read under no_grad is kept without its graph
     with torch.no_grad():
         of_positive, of_negative = violations(c, margin)
         weight = of_positive - of_negative
         count = of_positive.sum(dtype=torch.float64)
     # Large terms of both signs cancel here; float64 keeps the small remainder exact.
-    total = (weight * c.distance).sum(dtype=torch.float64) + margin * count
+    total = (weight * d).sum(dtype=torch.float64) + margin * count
     joint = total / count.clamp_min(1)
-    return Terms(other={"joint": joint.to(c.distance.dtype)})
+    return Terms(other={"joint": joint.to(d.dtype)})
 
 
 def violations(c: Comparison, margin: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -40,6 +42,7 @@ class Compared(Objective):
         self.compare, self.loss, self.mining = compare, loss, mining
         self.needs = compare.needs
         _check_home(compare, loss)
+        _check_settings(loss, learn or {})
         home = home_of(loss)
         compare.settle(home.closeness if home else "cosine")
         self.learned = nn.ParameterDict(
@@ -97,6 +100,21 @@ def _learned(key: str, said: Mapping[str, Any], classes: int | None) -> nn.Param
         raise ValueError(f"learn.{key} is learned per class; say how many with classes")
     start = torch.tensor(float(said["start"]))
     return nn.Parameter(start if per == "all" else start.repeat(classes or 0))
+
+
+def _check_settings(loss: Loss, learn: Mapping[str, Any]) -> None:
+    """What learns must be a setting of the loss."""
+    if not learn:
+        return
+    _, *parameters = inspect.signature(loss).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    for key in learn:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise ValueError(f"learn.{key}: the loss has no such setting; {hint}")
 
 
 def _check_home(compare: Compare, loss: Loss) -> None:

@@ -59,7 +59,8 @@ class JensenShannon(Objective):
         """The batch against itself, by the critic's similarity; the pairs' own column is not
         judged."""
         c = self.compare(z, batch)
-        return replace(c, given=self.critic(c.distance), closeness="given")
+        with torch.autocast(z.device.type, enabled=False):
+            return replace(c, given=self.critic(c.distance), closeness="given")
 
     def before(self, z: Tensor, batch: Batch) -> Iterator[Turn]:
         """The critic's turns, each on its updated parameters."""

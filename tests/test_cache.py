@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearkin.data.cache import cache_folder, cached_arrays, fingerprint, keep
+from nearkin.cache import cache_folder, cached_arrays, fingerprint, keep
 
 
 def _counted(made: list[int]):

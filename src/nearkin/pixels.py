@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.data.cache import cache_folder, fingerprint, keep
+from nearkin.cache import cache_folder, fingerprint, keep
 
 # Fewer pictures than this are decoded faster than a file is worth.
 _WORTH_KEEPING = 64

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nearkin.data import pixels
-from nearkin.data.pixels import read_image, read_images
+from nearkin import pixels
+from nearkin.pixels import read_image, read_images
 
 
 def _one(mode: str, color) -> Image.Image:

@@ -1,0 +1,42 @@
+# One command each. `make demo` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test quick check docs bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/nearkin train glyphs --out runs/glyphs $(if $(wildcard runs/glyphs),--force)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest --cov=nearkin --cov-report=term:skip-covered
+
+quick: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/loop_overhead.py
+	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/evaluation_memory.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .coverage
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nearkin needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.ready

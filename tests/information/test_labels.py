@@ -1,0 +1,144 @@
+"""The probe bound of I(Z;Y) on layouts whose information is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nearkin.information import label_information, labels
+
+
+def both_probes(monkeypatch, probe):
+    """Class means are the probe of many classes; here also of few."""
+    if probe == "class means":
+        monkeypatch.setattr(labels, "MOST_CLASSES", 1)
+
+
+@pytest.fixture(params=["logistic regression", "class means"])
+def probe(request, monkeypatch):
+    both_probes(monkeypatch, request.param)
+    return request.param
+
+
+def clusters(n, classes, dim, spread, seed=0):
+    generator = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    centers = 4 * generator.standard_normal((classes, dim))
+    return centers[y] + spread * generator.standard_normal((n, dim)), y
+
+
+def test_well_separated_clusters_tell_all(probe):
+    z, y = clusters(400, 8, 16, 0.3)
+    found = label_information(z, y)
+    assert found.ceiling == pytest.approx(3.0)
+    assert 2.9 < found.bits <= found.ceiling
+    assert found.kind == "lower"
+
+
+def test_noise_tells_nothing(probe):
+    generator = np.random.default_rng(0)
+    z, y = generator.standard_normal((600, 16)), np.arange(600) % 10
+    found = label_information(z, y)
+    assert -0.1 < found.bits < 0.05
+    assert found.low < 0.05
+
+
+def test_an_xor_layout_tells_a_linear_probe_nothing(probe):
+    generator = np.random.default_rng(0)
+    corner = generator.integers(0, 2, (800, 2))
+    z = corner + 0.05 * generator.standard_normal((800, 2))
+    found = label_information(z, corner[:, 0] ^ corner[:, 1])
+    assert found.ceiling == pytest.approx(1.0, abs=0.01)
+    assert -0.05 < found.bits < 0.05
+
+
+def test_a_gaussian_mixture_of_known_information(probe):
+    # Two classes at -1 and +1 with deviation 1: both probes contain the posterior sigmoid(2 z).
+    # I = ln 2 - E log(1 + exp(-2 z)), z ~ N(1, 1); the integral by a fine sum.
+    grid = np.linspace(-9, 11, 200_001)
+    density = np.exp(-((grid - 1) ** 2) / 2) / math.sqrt(2 * math.pi)
+    nats = math.log(2) - (density * np.log1p(np.exp(-2 * grid))).sum() * (grid[1] - grid[0])
+    y = np.arange(4000) % 2
+    z = np.random.default_rng(1).standard_normal((4000, 1)) + 2 * y[:, None] - 1
+    found = label_information(z, y)
+    assert found.nats == pytest.approx(nats, abs=0.02)
+    assert found.low < nats / math.log(2) < found.high
+
+
+def test_overconfidence_is_not_punished_without_end(probe):
+    # A few rows, many dimensions: an uncalibrated probe would lose bits by the dozen.
+    generator = np.random.default_rng(0)
+    z, y = generator.standard_normal((60, 100)), np.arange(60) % 6
+    assert label_information(z, y).bits > -0.6
+
+
+def test_invariant_to_renaming_scaling_and_shifting(probe):
+    z, y = clusters(120, 5, 4, 5.0)
+    expected = label_information(z, y)
+    renamed = label_information(z, [f"class {9 - label}" for label in y])
+    assert renamed == expected
+    moved = label_information(z * 1e30 + 1e30, torch.from_numpy(y))
+    assert moved.bits == pytest.approx(expected.bits, abs=1e-3)
+    assert label_information(z, y, seed=1).bits != expected.bits
+
+
+def test_constant_features_and_collapsed_rows_tell_nothing(probe):
+    found = label_information(np.full((60, 3), 0.1), np.arange(60) % 3)
+    assert found.bits == pytest.approx(0.0, abs=0.05)
+
+
+def test_classes_of_one_row_are_left_out(probe):
+    z, y = clusters(60, 3, 4, 0.3)
+    found = label_information(np.r_[z, z[:2]], np.r_[y, 77, 78])
+    assert found.left_out == 2
+    assert found.ceiling == pytest.approx(math.log2(3))
+    assert found.bits > 1.0
+
+
+def test_classes_of_two_rows_do_not_break_it(probe):
+    z, y = clusters(80, 40, 16, 0.2)
+    found = label_information(z, y)
+    assert found.ceiling == pytest.approx(math.log2(40))
+    assert 0 < found.bits <= found.ceiling
+    assert label_information(z[[0, 1, 40, 41]], y[[0, 1, 40, 41]], folds=2).left_out == 0
+
+
+def test_class_means_leave_the_row_out():
+    from nearkin.information.given import Rows
+
+    z, y = clusters(40, 2, 2, 6.0)
+    log_q = labels.class_mean_log_likelihoods(Rows(z), np.arange(40), y, seed=0)
+    betas = []
+    for i in range(40):
+        own, other = (
+            sum((z[i] - np.mean([z[j] for j in range(40) if j != i and y[j] == c], axis=0)) ** 2)
+            for c in (y[i], 1 - y[i])
+        )
+        betas.append(np.log(np.expm1(-log_q[i])) / (own - other))
+    # Each half of the rows is scored with one temperature.
+    first, second = min(betas), max(betas)
+    assert first > 0
+    near = [[b == pytest.approx(end, rel=1e-6) for b in betas] for end in (first, second)]
+    assert [sum(side) for side in near] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("z", "y", "said"),
+    [
+        (np.ones((3, 2)), [0, 0, 0], "at least two classes of two rows"),
+        (np.ones((4, 2)), [0, 0, 1, 2], "at least two classes of two rows"),
+        (np.ones((4, 2)), [0, 0, 1], "3 entries but z has 4 rows"),
+        (np.ones(4), [0, 0, 1, 1], "matrix"),
+        (np.array([[0.0], [1.0], [np.nan], [0.0]]), [0, 0, 1, 1], "first in row 2"),
+        (np.ones((2, 2)), np.eye(2, dtype=bool), "multi-hot"),
+    ],
+)
+def test_wrong_input_is_told(z, y, said):
+    with pytest.raises(ValueError, match=said):
+        label_information(z, y)
+
+
+def test_one_fold_is_refused():
+    with pytest.raises(ValueError, match="folds must be 2 or more"):
+        label_information(np.ones((4, 2)), [0, 0, 1, 1], folds=1)
