@@ -1,7 +1,12 @@
 """What holds for every test: what is said once is said once a test, and caches live in a folder of
 their own."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from nearkin import core
 
@@ -10,3 +15,40 @@ from nearkin import core
 def _alone(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(core, "_said", set())
     monkeypatch.setenv("NEARKIN_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test alone."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("NEARKIN_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def photo() -> Callable[..., Path]:
+    """Writes one image of random pixels; the same seed gives the same bytes."""
+
+    def write(path: Path, seed: int = 0, side: int = 20, mode: str = "RGB") -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (side, side, 3) if mode == "RGB" else (side, side)
+        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def photos(tmp_path: Path, photo: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes a folder of classes: photos({"a": 3, "b": 2}) or photos({"train/a": 3, ...})."""
+
+    def write(classes: dict[str, int], name: str = "photos") -> Path:
+        root, seed = tmp_path / name, 0
+        for each, count in classes.items():
+            for i in range(count):
+                photo(root / each / f"{i}.png", seed)
+                seed += 1
+        return root
+
+    return write

@@ -7,6 +7,8 @@ import pytest
 
 from nearkin.cache import cache_folder, cached_arrays, fingerprint, keep
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 def _counted(made: list[int]):
     def make() -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The nouns: a batch, a comparison and its views, terms."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -71,8 +72,6 @@ def test_terms_add_key_by_key_and_scale():
 
 
 def test_a_home_is_found_on_a_loss_and_on_a_partial_of_it():
-    from functools import partial
-
     @home("proxies", "cosine", per_class=2)
     def own(c: Comparison, *, margin: float = 1.0) -> Terms:
         return Terms()
@@ -87,7 +86,8 @@ def test_a_home_is_found_on_a_loss_and_on_a_partial_of_it():
 def test_similarities_of_quad4_are_cosines():
     s = in_batch(3 * QUAD4, LABEL4).similarity
     expected = [[1, 0.5, 0, -1], [0.5, 1, 0.8660254038, -0.5], [0, 0.8660254038, 1, 0]]
-    torch.testing.assert_close(s[:3], torch.tensor(expected).double(), atol=1e-9, rtol=0)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(s[:3], expected, atol=1e-9, rtol=0)
 
 
 def test_distances_are_those_of_unit_rows_under_cosine():

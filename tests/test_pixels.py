@@ -10,6 +10,8 @@ from PIL import Image
 from nearkin import pixels
 from nearkin.pixels import read_image, read_images
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 def _one(mode: str, color) -> Image.Image:
     return Image.new(mode, (40, 24), color)

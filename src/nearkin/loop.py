@@ -7,7 +7,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +22,9 @@ from nearkin.learners import Optimizers, chosen, held
 from nearkin.runtime import any_process, average_gradients, begin_step, rank, row_keys, share, world
 from nearkin.sample import Sampler
 
-LOG_EVERY, DIAGNOSE_EVERY, SAVE_SECONDS = 10, 50, 60.0
+LOG_EVERY, DIAGNOSE_EVERY = 10, 50
 COLLAPSED = 0.99  # mean pairwise cosine
+DELIBERATE = 1.0  # seconds after which a second Ctrl-C is meant
 
 
 class Trainable(Protocol):
@@ -39,7 +41,8 @@ class TrainingError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or a polite kill, after the state was saved."""
+    """Ctrl-C or a polite kill, after the state was saved; the message says where, and how to go
+    on."""
 
 
 @dataclass
@@ -64,32 +67,59 @@ class State:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Players:
+    """Those who learn in a turn.
+
+    inputs   what the backward pass stops at; None: all that has a gradient learns
+    """
+
+    optimizers: list[torch.optim.Optimizer]
+    parameters: list[nn.Parameter]
+    inputs: list[nn.Parameter] | None
+
+
+def players(optimizers: Optimizers, learns: Iterable[str], owned: bool = False) -> Players:
+    """The optimizers and parameters of the learners named; `owned`: nothing else has a gradient."""
+    active = chosen(optimizers, learns)
+    if not active:
+        raise TrainingError(
+            f"a turn trains {', '.join(learns) or 'nobody'}, but no optimizer is named so; the "
+            f"optimizers are {', '.join(optimizers) or 'none'}"
+        )
+    parameters = [p for o in active for group in o.param_groups for p in group["params"]]
+    everyone = owned and len(active) == len(optimizers)
+    return Players(active, parameters, None if everyone else parameters)
+
+
 def update(turn: Turn, optimizers: Optimizers, clip: float | None = None) -> bool:
     """Make one update: minimize the turn's total over the learners it names. False if there was
     nothing to do.
 
-    Raises TrainingError if the total is NaN or infinite, has no graph though it is not 0, or does
-    not depend on the learners; KeyError if a learner is unknown.
+    Raises TrainingError if the total is NaN or infinite, has no graph though it is not 0, does not
+    depend on the learners, or no learner named has an optimizer.
     """
+    return minimize(turn, players(optimizers, turn.learns), clip)
+
+
+def minimize(turn: Turn, who: Players, clip: float | None) -> bool:
+    """`update`, by those who are known already."""
     total = turn.terms.total
-    active = chosen(optimizers, turn.learns)
-    parameters = [p for o in active for group in o.param_groups for p in group["params"]]
     if not total.requires_grad:
         return _nothing_to_learn(turn, total)
     _check_finite(total, turn)
-    for optimizer in active:
+    for optimizer in who.optimizers:
         optimizer.zero_grad()
-    if parameters:
-        total.backward(inputs=parameters)
-    if not any(p.grad is not None for p in parameters):
+    total.backward(inputs=who.inputs)
+    if all(p.grad is None for p in who.parameters):
         raise TrainingError(
             f"a turn trains {', '.join(turn.learns)}, but its loss does not depend on them; "
             "was the embedding detached, or are they frozen?"
         )
-    average_gradients(parameters)
+    average_gradients(who.parameters)
     if clip is not None:
-        nn.utils.clip_grad_norm_(parameters, clip)
-    for optimizer in active:
+        nn.utils.clip_grad_norm_(who.parameters, clip)
+    for optimizer in who.optimizers:
         optimizer.step()
     return True
 
@@ -127,7 +157,11 @@ class Loop:
     clip         largest norm of a turn's gradient
     patience     epochs without a better score after which training ends; None: never
     later_wins   whether equal scores go to the later epoch
+    log          takes a record, returns how long the log is
+    path         of the checkpoint; None: none is written
     """
+
+    save_seconds: float = 60.0  # a checkpoint at least so often
 
     def __init__(
         self,
@@ -159,6 +193,8 @@ class Loop:
         self.selected: dict[str, Tensor] | None = None
         self.on_step: Callable[[State, int], None] = lambda state, batches: None
         self._saved = time.monotonic()
+        self._said: set[str] = set()
+        self._players: dict[tuple[str, ...], Players] = {}
         held(self._trainable().learners(), method, optimizers)
 
     def run(
@@ -174,6 +210,7 @@ class Loop:
             while self.state.epoch < self.epochs and not self._exhausted():
                 self._epoch(table, stopped)
                 self._close_epoch(validate, select)
+                self._maybe_stop(any_process(stopped.is_set()))
             self.state.finished = True
             if select is not None and self.selected is not None:
                 self.method.load_state_dict(self.selected)
@@ -215,16 +252,19 @@ class Loop:
         table = self._trainable().round(table, epoch)
         columns = {"label": table.label, **table.columns}
         batches = self.sampler.batches(columns, self.seed, epoch)
-        keys = row_keys(self.seed, epoch, torch.arange(len(table.label)))
+        columns["index"] = torch.arange(len(table.label))
+        columns["key"] = row_keys(self.seed, epoch, columns["index"])
         self._train_mode()
         for rows in batches[state.batch :]:
             began = time.perf_counter()
-            self._step(table.inputs, {**columns, "key": keys}, rows, began)
+            self._step(table.inputs, columns, rows, began)
             state.batch += 1
             state.step += 1
             state.seconds += time.perf_counter() - began
             self.on_step(state, len(batches))
-            self._maybe_stop(stopped)
+            # Processes must stop at the same step, and asking them costs a message.
+            alone = world() == 1 or state.step % LOG_EVERY == 0
+            self._maybe_stop(alone and any_process(stopped.is_set()))
 
     def _train_mode(self) -> None:
         self.method.train()
@@ -240,19 +280,34 @@ class Loop:
         begin_step(self.seed, step)
         mine = rows[share(len(rows))] if world() > 1 else rows
         batch = Batch(
-            inputs[mine].to(self.device, non_blocking=True),
-            index=mine.to(self.device, non_blocking=True),
-            **{name: x[mine].to(self.device, non_blocking=True) for name, x in columns.items()},
+            self._taken(inputs, mine), **{name: self._taken(x, mine) for name, x in columns.items()}
         )
         turns = 0
         last: Turn | None = None
         for turn in self._trainable().turns(batch):
             turns += 1
             last = turn
-            if not update(turn, self.optimizers, self.clip):
+            if not minimize(turn, self._who(turn.learns), self.clip):
                 self.state.idle += 1
         if step % LOG_EVERY == 0 or step % DIAGNOSE_EVERY == 0:
             self._note_step(turns, last, len(rows), began)
+
+    def _taken(self, column: Tensor, rows: Tensor) -> Tensor:
+        return column.index_select(0, rows).to(self.device, non_blocking=True)
+
+    def _who(self, learns: tuple[str, ...]) -> Players:
+        who = self._players.get(learns)
+        if who is None:
+            known = self._trainable().learners()
+            unknown = [name for name in learns if name not in known]
+            if unknown:
+                raise TrainingError(
+                    f"a turn trains {unknown[0]!r}, which is no learner; the learners are "
+                    f"{', '.join(known)}"
+                )
+            # Every trainable parameter is held by an optimizer, so that all of them are everyone.
+            who = self._players[learns] = players(self.optimizers, learns, owned=True)
+        return who
 
     def _note_step(self, turns: int, last: Turn | None, rows: int, began: float) -> None:
         state = self.state
@@ -270,29 +325,21 @@ class Loop:
         state.logged = self.log(record)
 
     def _check_collapse(self, diagnosis: Mapping[str, float]) -> None:
-        if diagnosis.get("cosine_mean", 0.0) > COLLAPSED:
-            message = (
+        if diagnosis.get("cosine_mean", 0.0) > COLLAPSED and "collapsed" not in self._said:
+            self._said.add("collapsed")
+            warnings.warn(
                 f"the embeddings have collapsed: at step {self.state.step} the mean pairwise "
-                "cosine is "
-                f"{diagnosis['cosine_mean']:.4f}; lower the learning rate, mine less hard, or add "
-                "a loss "
-                "that spreads (infonce, cross_entropy)"
+                f"cosine is {diagnosis['cosine_mean']:.4f}; lower the learning rate, mine less "
+                "hard, or add a loss that spreads (infonce, cross_entropy)",
+                UserWarning,
+                stacklevel=2,
             )
-            self.state.logged = self.log({"event": "warning", "message": message})
-            warn_once(message)
 
-    def _maybe_stop(self, stopped: threading.Event) -> None:
-        step = self.state.step
-        # Processes must stop at the same step, and asking them costs a message.
-        stop = (
-            stopped.is_set()
-            if world() == 1
-            else step % LOG_EVERY == 0 and any_process(stopped.is_set())
-        )
+    def _maybe_stop(self, stop: bool) -> None:
         if stop:
             self.save()
-            raise Interrupted
-        if time.monotonic() - self._saved > SAVE_SECONDS:
+            raise Interrupted(f"interrupted at step {self.state.step}; the state is saved")
+        if time.monotonic() - self._saved > self.save_seconds:
             self.save()
 
     def _close_epoch(
@@ -325,19 +372,22 @@ class Loop:
 
 
 class _stops:
-    """Ctrl-C and SIGTERM set an event instead of breaking a step in the middle; a second one breaks
-    it."""
+    """Ctrl-C and SIGTERM set an event instead of breaking a step in the middle; a second Ctrl-C
+    breaks it."""
 
     def __enter__(self) -> threading.Event:
-        self.event, self.before = threading.Event(), {}
+        self.event, self.before, self.asked = threading.Event(), {}, 0.0
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._ask)
         return self.event
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.event.is_set():
+        # torchrun passes on what the terminal has sent already; that is no second thought.
+        again = number == signal.SIGINT and time.monotonic() - self.asked > DELIBERATE
+        if self.event.is_set() and again:
             raise KeyboardInterrupt
+        self.asked = time.monotonic()
         self.event.set()
 
     def __exit__(self, *_: object) -> None:

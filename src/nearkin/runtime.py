@@ -4,8 +4,13 @@ loss and no data."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearkin.core import Batch
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)  # the first process may decode a large data set while others wait
 
 # ------------------------------------------------------------------ randomness
 
@@ -35,9 +44,19 @@ _ALL = (1 << 64) - 1
 def seed_all(*numbers: int) -> None:
     """Seed torch's generators on every device from a few integers; cheap enough for every step."""
     seed = mix(*numbers)
-    torch.default_generator.manual_seed(seed)
+    for sow in _generators():
+        sow(seed)
+
+
+@functools.cache
+def _generators() -> tuple[Callable[[int], object], ...]:
+    # torch.manual_seed asks for every kind of device at every call; a step has no time for that.
+    found: list[Callable[[int], object]] = [torch.default_generator.manual_seed]
     if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(seed)
+        found.append(torch.cuda.manual_seed_all)
+    if torch.backends.mps.is_available():
+        found.append(torch.mps.manual_seed)
+    return tuple(found)
 
 
 _step: tuple[int, int] | None = None
@@ -78,24 +97,26 @@ def _scramble(x: Tensor) -> Tensor:
 
 
 _keys: Tensor | None = None
+_uses: Counter[int] = Counter()
 
 
 @contextlib.contextmanager
 def keyed(keys: Tensor | None) -> Iterator[None]:
     """Within: the rows that the encoder is working on have these keys (see KeyedDropout)."""
-    global _keys  # noqa: PLW0603  one step works on one batch at a time
-    before, _keys = _keys, keys
+    global _keys, _uses
+    before, _keys, _uses = (_keys, _uses), keys, Counter()
     try:
         yield
     finally:
-        _keys = before
+        _keys, _uses = before
 
 
 class KeyedDropout(nn.Module):
     """Dropout whose mask hangs on the key of each row, so that processes and workers change
     nothing.
 
-    Outside `keyed` it is ordinary dropout.
+    Used several times in one pass it draws a new mask each time. Outside `keyed`, and where the
+    first axis is not the rows, it is ordinary dropout.
     """
 
     def __init__(self, p: float, stream: int):
@@ -109,7 +130,9 @@ class KeyedDropout(nn.Module):
             return x
         if _keys is None or len(_keys) != len(x):
             return F.dropout(x, self.p, True)
-        kept = uniform(_keys, x[0].numel(), self.stream).view(x.shape) >= self.p
+        stream = mix(self.stream, _uses[self.stream])
+        _uses[self.stream] += 1
+        kept = uniform(_keys, x.shape[1:].numel(), stream).view(x.shape) >= self.p
         return x * kept / (1 - self.p)
 
 
@@ -123,8 +146,8 @@ def choose_device(name: str = "auto") -> torch.device:
         name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).item()  # a device that keeps no numbers fails here
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(
             f"device {name!r} is not to be had here ({_first_line(error)}); use auto, cpu or cuda:0"
         ) from None
@@ -132,12 +155,15 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+    return first if len(first) <= 120 else f"{first[:117]}..."
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """bfloat16 inside the encoder where asked for; float16 is never used."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    if precision != "bfloat16":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 # ------------------------------------------------------------------ processes
@@ -167,11 +193,23 @@ def processes() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    place = rank()
     try:
         yield
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise RuntimeError(
+            f"process {place} lost the others ({_first_line(error)}); the one that stopped first "
+            "says why"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def share(count: int, place: int | None = None) -> slice:
@@ -204,6 +242,47 @@ def from_first(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def first_then_all(work: Callable[[], T]) -> T:
+    """What `work` makes, in every process: the first works alone and fills the caches, then the
+    others read them.
+
+    An error of the first is raised in all, as ValueError, OSError or RuntimeError.
+    """
+    if world() == 1:
+        return work()
+    made: list[T] = []
+    problem: Exception | None = None
+    if rank() == 0:
+        try:
+            made.append(work())
+        except Exception as error:
+            problem = error
+    kind, text = from_first((_plain_kind(problem), str(problem)))  # type: ignore[misc]
+    if problem is not None:
+        raise problem
+    if kind is not None:
+        raise kind(text)
+    return made[0] if made else work()
+
+
+def _plain_kind(error: Exception | None) -> type[Exception] | None:
+    if error is None:
+        return None
+    return next((kind for kind in (ValueError, OSError) if isinstance(error, kind)), RuntimeError)
+
+
+def as_in_first(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first: a module made by hand may have
+    started at random."""
+    if world() == 1:
+        return
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            whole = tensor.detach().contiguous()
+            dist.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
 
 class Shards:
@@ -330,7 +409,7 @@ class GlobalBatchNorm(_BatchNorm):
         mean, count = total[:-1] / total[-1], total[-1].detach()  # type: ignore[index]
         centered = x - mean.view(shape)
         variance = _SumOverProcesses.apply(centered.square().sum(axes)) / count  # type: ignore[operator]
-        self._note(mean.detach(), variance.detach() * count / (count - 1))
+        self._note(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
         y = centered * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             y = y * self.weight.view(shape) + self.bias.view(shape)
@@ -347,19 +426,20 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var), rate)
 
 
-def prepare_encoder(encoder: nn.Module) -> nn.Module:
-    """The encoder with dropout keyed by row and, over several processes, global BatchNorm."""
+def prepare_encoder(encoder: nn.Module, frozen: Sequence[nn.Module] = ()) -> nn.Module:
+    """The encoder with dropout keyed by row and, over several processes, global BatchNorm.
+
+    frozen   modules that stay as they are: BatchNorm in eval mode needs no statistics
+    """
     streams = iter(range(1, 1 << 30))
+    kept = {id(module) for module in frozen}
 
     def made(module: nn.Module) -> nn.Module | None:
         if isinstance(module, nn.Dropout):
             return KeyedDropout(module.p, next(streams))
-        if (
-            isinstance(module, _BatchNorm)
-            and not isinstance(module, GlobalBatchNorm)
-            and world() > 1
-        ):
-            return _global(module)
+        single = isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm)
+        if single and world() > 1 and id(module) not in kept:
+            return _global(module)  # type: ignore[arg-type]
         return None
 
     return _replaced(encoder, made)

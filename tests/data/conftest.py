@@ -1,44 +1,8 @@
-"""Fixtures of the data tests: a cache folder of their own and small image folders."""
+"""Every test of the data sets has a cache folder of its own."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    home = tmp_path / "home"
-    monkeypatch.setenv("NEARKIN_HOME", str(home))
-    return home
-
-
-@pytest.fixture
-def photo() -> Callable[..., Path]:
-    """Writes one image of random pixels; the same seed gives the same bytes."""
-
-    def write(path: Path, seed: int = 0, side: int = 20, mode: str = "RGB") -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (side, side, 3) if mode == "RGB" else (side, side)
-        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def photos(tmp_path: Path, photo: Callable[..., Path]) -> Callable[..., Path]:
-    """Writes a folder of classes: photos({"a": 3, "b": 2}) or photos({"train/a": 3, ...})."""
-
-    def write(classes: dict[str, int], name: str = "photos") -> Path:
-        root, seed = tmp_path / name, 0
-        for each, count in classes.items():
-            for i in range(count):
-                photo(root / each / f"{i}.png", seed)
-                seed += 1
-        return root
-
-    return write
+def _own_cache(cache):
+    return cache

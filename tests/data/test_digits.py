@@ -1,4 +1,4 @@
-"""The sets digits and halves: counts, columns, and halves that make the picture."""
+"""The set digits: counts and columns."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 from sklearn.datasets import load_digits
 
 from nearkin.data.digits import digits
-from nearkin.data.halves import halves
 
 
 def test_digits_are_split_by_class():
@@ -43,30 +42,3 @@ def test_impossible_choices_of_digits_are_refused(chosen):
 def test_a_digit_in_two_splits_is_refused():
     with pytest.raises(ValueError, match="stands in validation and in test"):
         digits(validation=[5, 6], test=[6, 7])
-
-
-def test_two_halves_make_the_picture():
-    pictures, split = digits().train.inputs, halves().train
-    assert split.inputs.shape == (2 * 901, 1, 8, 8)  # type: ignore[union-attr]
-    sides = split.inputs[..., ::2].reshape(901, 2, 8, 4)  # type: ignore[call-overload]
-    assert torch.equal(torch.cat([sides[:, 0], sides[:, 1]], -1), pictures[:, 0])  # type: ignore
-
-
-def test_pairs_hold_one_left_and_one_right_half_of_a_class():
-    for table in halves().tables().values():
-        assert torch.equal(table["view"], torch.arange(len(table)) % 2)
-        assert torch.equal(table["pair"][::2], table["pair"][1::2])
-        assert torch.equal(table.label[::2], table.label[1::2])
-        assert len(table["pair"].unique()) == len(table) // 2
-        assert table["pair"].dtype == torch.int64
-
-
-def test_right_halves_are_searched_by_left_ones():
-    splits = halves()
-    assert "is_query" not in splits.train.columns
-    for table in (splits.validation, splits.test):
-        assert table is not None
-        assert torch.equal(table["is_query"], table["view"] == 0)
-        assert torch.equal(table["is_gallery"], table["view"] == 1)
-        assert torch.equal(table["relevant"], table["pair"])
-    assert [len(table) for table in splits.tables().values()] == [1802, 726, 1066]

@@ -21,7 +21,7 @@ QUERIES = (
     4096  # queries of a block, at most; many, since every block prepares the whole gallery anew
 )
 TILE = 512  # gallery rows of a tile
-THRESHOLDS = 1 << 22  # entries (queries of a block) x (relevant items), at most: 32 MiB an array
+THRESHOLDS = 1 << 21  # entries (queries of a block) x (relevant items), at most: 16 MiB an array
 KEPT = 1 << 23  # entries of a prepared gallery that is kept between blocks: 64 MiB
 
 
@@ -38,9 +38,9 @@ class Retrieval:
 def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking]]:
     """Rankings of `queries` (Q,) int64, block by block: (places in `queries` (B,), Ranking of B).
 
-    Every query is in exactly one block. Extra memory: about 200 MiB for any number of rows and any
-    class sizes. Time: one float64 product of queries and gallery, and as much again for classes of
-    half of all rows.
+    Every query is in exactly one block. Extra memory: below 300 MiB for any number of rows and any
+    class sizes. Time: one float64 product of queries and gallery, and one of queries and relevant
+    items with a sort of these, which is little unless classes hold a large part of all rows.
     """
     most = task.relevance.most_relevant()[queries]
     # Neighbors of one class share their relevant items; those of like size share a block well.

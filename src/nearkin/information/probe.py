@@ -124,9 +124,13 @@ def _calibrated(logits: np.ndarray, y: np.ndarray, prior: np.ndarray) -> tuple[C
     from scipy.optimize import minimize
     from scipy.special import expit
 
+    floor = 1 / (len(y) + 2)
+
     def calibration(free: np.ndarray) -> Calibration:
-        # A share of at least 1e-6 costs 1e-6 nats and bounds what a single row can cost.
-        return Calibration(float(np.exp(free[0])), float(np.clip(expit(free[1]), 1e-6, 1 - 1e-6)))
+        # Rows without an error do not show that there is none: the share is at least one in n + 2
+        # (Laplace), which costs 1/n nats and bounds what a single row can cost.
+        share = floor + (1 - floor) * expit(free[1])
+        return Calibration(float(np.exp(free[0])), float(min(share, 1 - 1e-6)))
 
     def loss(free: np.ndarray) -> float:
         return -float(calibration(np.clip(free, -20, 20)).log_likelihood(logits, y, prior).mean())
