@@ -111,7 +111,7 @@ def minimize(turn: Turn, who: Players, clip: float | None) -> bool:
     for optimizer in who.optimizers:
         optimizer.zero_grad()
     total.backward(inputs=who.inputs)
-    if all(p.grad is None for p in who.parameters):
+    if who.parameters[0].grad is None and all(p.grad is None for p in who.parameters):
         raise TrainingError(
             f"a turn trains {', '.join(turn.learns)}, but its loss does not depend on them; "
             "was the embedding detached, or are they frozen?"
@@ -252,8 +252,7 @@ class Loop:
         table = self._trainable().round(table, epoch)
         columns = {"label": table.label, **table.columns}
         batches = self.sampler.batches(columns, self.seed, epoch)
-        columns["index"] = torch.arange(len(table.label))
-        columns["key"] = row_keys(self.seed, epoch, columns["index"])
+        columns["key"] = row_keys(self.seed, epoch, torch.arange(len(table.label)))
         self._train_mode()
         for rows in batches[state.batch :]:
             began = time.perf_counter()
@@ -279,9 +278,9 @@ class Loop:
                 group["lr"] = group["initial_lr"] * factor
         begin_step(self.seed, step)
         mine = rows[share(len(rows))] if world() > 1 else rows
-        batch = Batch(
-            self._taken(inputs, mine), **{name: self._taken(x, mine) for name, x in columns.items()}
-        )
+        taken = {name: self._there(x.index_select(0, mine)) for name, x in columns.items()}
+        taken["index"] = self._there(mine)
+        batch = Batch(self._there(inputs.index_select(0, mine)), **taken)
         turns = 0
         last: Turn | None = None
         for turn in self._trainable().turns(batch):
@@ -292,8 +291,8 @@ class Loop:
         if step % LOG_EVERY == 0 or step % DIAGNOSE_EVERY == 0:
             self._note_step(turns, last, len(rows), began)
 
-    def _taken(self, column: Tensor, rows: Tensor) -> Tensor:
-        return column.index_select(0, rows).to(self.device, non_blocking=True)
+    def _there(self, x: Tensor) -> Tensor:
+        return x if self.device.type == "cpu" else x.to(self.device, non_blocking=True)
 
     def _who(self, learns: tuple[str, ...]) -> Players:
         who = self._players.get(learns)

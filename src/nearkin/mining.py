@@ -53,12 +53,11 @@ def multi_similarity(c: Comparison, *, epsilon: float = 0.1) -> Comparison:
 
     A negative stays if its similarity exceeds the least similar positive's minus epsilon; a
     positive if its similarity is under the most similar negative's plus epsilon. An anchor that
-    lacks a side keeps the other.
+    lacks a side keeps nothing, as in the reference implementation. Memory O(A·R).
     """
     s = c.similarity.detach()
     hardest_positive = torch.where(c.same, s, torch.inf).amin(1, keepdim=True)
     hardest_negative = torch.where(c.different, s, -torch.inf).amax(1, keepdim=True)
-    lone = ~(c.same.any(1, keepdim=True) & c.different.any(1, keepdim=True))
-    negatives = c.different & ((s + epsilon > hardest_positive) | lone)
-    positives = c.same & ((s - epsilon < hardest_negative) | lone)
+    negatives = c.different & (s + epsilon > hardest_positive)
+    positives = c.same & (s - epsilon < hardest_negative)
     return replace(c, allowed=positives | negatives)

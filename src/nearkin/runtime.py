@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -43,7 +42,10 @@ _ALL = (1 << 64) - 1
 
 def seed_all(*numbers: int) -> None:
     """Seed torch's generators on every device from a few integers; cheap enough for every step."""
-    seed = mix(*numbers)
+    _sow(mix(*numbers))
+
+
+def _sow(seed: int) -> None:
     for sow in _generators():
         sow(seed)
 
@@ -59,15 +61,15 @@ def _generators() -> tuple[Callable[[int], object], ...]:
     return tuple(found)
 
 
-_step: tuple[int, int] | None = None
+_step: int | None = None
 
 
 def begin_step(seed: int, step: int) -> None:
     """What is drawn from here to the gather is this process's own; what is drawn after it is
     everybody's."""
     global _step  # noqa: PLW0603  one process takes one step at a time
-    _step = (seed, step)
-    seed_all(seed, step, 1 + rank())
+    _step = mix(seed, step) >> 1
+    _sow(_step + 1 + rank())
 
 
 def row_keys(seed: int, epoch: int, rows: Tensor) -> Tensor:
@@ -97,14 +99,14 @@ def _scramble(x: Tensor) -> Tensor:
 
 
 _keys: Tensor | None = None
-_uses: Counter[int] = Counter()
+_uses: dict[int, int] = {}
 
 
 @contextlib.contextmanager
 def keyed(keys: Tensor | None) -> Iterator[None]:
     """Within: the rows that the encoder is working on have these keys (see KeyedDropout)."""
     global _keys, _uses
-    before, _keys, _uses = (_keys, _uses), keys, Counter()
+    before, _keys, _uses = (_keys, _uses), keys, {}
     try:
         yield
     finally:
@@ -130,8 +132,8 @@ class KeyedDropout(nn.Module):
             return x
         if _keys is None or len(_keys) != len(x):
             return F.dropout(x, self.p, True)
-        stream = mix(self.stream, _uses[self.stream])
-        _uses[self.stream] += 1
+        use = _uses[self.stream] = _uses.get(self.stream, 0) + 1
+        stream = mix(self.stream, use)
         kept = uniform(_keys, x.shape[1:].numel(), stream).view(x.shape) >= self.p
         return x * kept / (1 - self.p)
 
@@ -169,9 +171,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 # ------------------------------------------------------------------ processes
 
 
+_DISTRIBUTED = dist.is_available()
+
+
 def world() -> int:
     """How many processes train together; 1 without torchrun."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _DISTRIBUTED and dist.is_initialized() else 1
 
 
 def rank() -> int:
@@ -345,7 +350,7 @@ def gather(z: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
     same everywhere: they hang on (seed, step).
     """
     if _step is not None:
-        seed_all(*_step, 0)
+        _sow(_step)
     if world() == 1:
         return z, batch
     return gather_rows(z), Batch(None, **{name: gather_rows(x) for name, x in batch.items()})

@@ -1,0 +1,141 @@
+"""The critic of distances and its two shapes of alternation."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quad4 import LABEL4, LABELS, QUAD4, random_batch
+
+from nearkin.core import Batch
+from nearkin.losses.bounds import jsd
+from nearkin.objectives.jensen_shannon import (
+    AlternatingJensenShannon,
+    DistanceCritic,
+    JensenShannon,
+)
+
+BATCH = Batch(None, label=LABEL4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_critic_decreases_from_the_start(seed):
+    torch.manual_seed(seed)
+    critic = DistanceCritic()
+    assert sum(p.numel() for p in critic.parameters()) == 33409
+    d = torch.linspace(0.001, 2, 200, requires_grad=True)
+    (slope,) = torch.autograd.grad(critic(d).sum(), d)
+    assert slope.max().item() < -0.5
+    assert slope.mean().item() == pytest.approx(-1, abs=0.4)
+
+
+def test_a_critic_keeps_any_shape():
+    critic = DistanceCritic(width=8, layers=1)
+    d = torch.rand(3, 4)
+    torch.testing.assert_close(critic(d)[1, 2], critic(d[1, 2]))
+    assert critic(d).shape == (3, 4)
+
+
+def test_its_loss_is_two_log_two_above_minus_twice_the_divergence():
+    z, label = random_batch(LABELS["unbalanced"])
+    objective = JensenShannon(width=8).double()
+    terms = objective(z, Batch(None, label=label))
+    distance = torch.cdist(F.normalize(z), F.normalize(z))
+    same = label[:, None] == label[None]
+    off = ~torch.eye(len(label), dtype=torch.bool)
+    judged = objective.critic(distance)
+    near, far = judged[same & off], judged[~same]
+    expected = F.binary_cross_entropy_with_logits(near, torch.ones_like(near))
+    expected = expected + F.binary_cross_entropy_with_logits(far, torch.zeros_like(far))
+    torch.testing.assert_close(terms.total, expected)
+
+
+def test_the_judged_comparison_is_given_and_has_no_distance():
+    objective = JensenShannon(width=8).double()
+    c = objective.judged(QUAD4, BATCH)
+    assert c.closeness == "given"
+    torch.testing.assert_close(jsd(c).total, objective(QUAD4, BATCH).total)
+    with pytest.raises(ValueError, match="has no distance"):
+        _ = c.distance
+
+
+def test_the_critic_works_in_float32_also_under_autocast():
+    torch.manual_seed(0)
+    objective = JensenShannon(width=8)
+    expected = objective(QUAD4.float(), BATCH).total
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(objective(QUAD4.float(), BATCH).total, expected)
+
+
+def test_the_critic_has_its_turns_on_a_detached_embedding_before_the_encoder():
+    objective = JensenShannon(critic_steps=3, width=8).double()
+    z = QUAD4.clone().requires_grad_()
+    learns = []
+    for turn in objective.turns(z, BATCH):
+        learns.append(turn.learns)
+        z.grad = None
+        turn.terms.total.backward()
+        assert (z.grad is not None) == (turn.learns == ("encoder",))
+    assert learns == [("critic",)] * 3 + [("encoder",)]
+    assert list(objective.learners()) == ["critic"]
+
+
+def test_each_turn_of_the_critic_sees_its_updated_parameters():
+    objective = JensenShannon(critic_steps=5, width=16).double()
+    descent = torch.optim.SGD(objective.critic.parameters(), 0.05)
+    values = []
+    for turn in objective.before(QUAD4, BATCH):
+        values.append(turn.terms.total.item())
+        descent.zero_grad()
+        turn.terms.total.backward()
+        descent.step()
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == 5
+
+
+@pytest.mark.parametrize(("steps", "pattern"), [(1, "ESESES"), (2, "ESSESS"), (3, "ESSSES")])
+def test_one_turn_a_batch_alternates(steps, pattern):
+    objective = AlternatingJensenShannon(critic_steps=steps, width=8).double()
+    who = {("encoder",): "E", ("critic",): "S"}
+    seen = ""
+    for _ in pattern:
+        z = QUAD4.clone().requires_grad_()
+        (turn,) = objective.turns(z, BATCH)
+        seen += who[turn.learns]
+    assert seen == pattern
+
+
+def test_whose_turn_it_is_survives_saving_and_loading():
+    one = AlternatingJensenShannon(critic_steps=2, width=8).double()
+    list(one.turns(QUAD4, BATCH))
+    two = AlternatingJensenShannon(critic_steps=2, width=8).double()
+    two.load_state_dict(one.state_dict())
+    (turn,) = two.turns(QUAD4, BATCH)
+    assert turn.learns == ("critic",)
+    assert two(QUAD4, BATCH) is None
+
+
+def test_a_critic_without_steps_is_refused():
+    with pytest.raises(ValueError, match="critic_steps must be at least 1, not 0"):
+        JensenShannon(critic_steps=0)
+
+
+@pytest.mark.slow
+def test_two_gaussians_of_distances_give_their_divergence():
+    random = torch.Generator().manual_seed(0)
+    near = 0.6 + 0.15 * torch.randn(4000, generator=random)
+    far = 1.2 + 0.2 * torch.randn(4000, generator=random)
+    torch.manual_seed(0)
+    critic = DistanceCritic()
+    adam = torch.optim.Adam(critic.parameters(), 1e-3)
+    for _ in range(400):
+        loss = F.softplus(-critic(near)).mean() + F.softplus(critic(far)).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    assert loss.item() - 2 * math.log(2) == pytest.approx(-1.1632, abs=0.05)
+    d = torch.linspace(0.3, 1.7, 2000)
+    with torch.no_grad():
+        judged = critic(d)
+    assert (judged.diff() < 0).all()
+    assert d[judged.abs().argmin()].item() == pytest.approx(0.8714, abs=0.03)

@@ -1,0 +1,99 @@
+"""Sum: weights, names, turns and notes of several objectives."""
+
+import pytest
+import torch
+from quad4 import LABEL4, QUAD4, in_batch
+
+from nearkin.compare import AcrossViews, Classifier, InBatch, Memory
+from nearkin.core import Batch
+from nearkin.losses.classification import cross_entropy
+from nearkin.losses.pairwise import contrastive, infonce
+from nearkin.losses.triplets import triplet
+from nearkin.objectives.compared import Compared
+from nearkin.objectives.jensen_shannon import AlternatingJensenShannon, JensenShannon
+from nearkin.objectives.sum import Sum
+
+BATCH = Batch(None, label=LABEL4)
+
+
+def pairs(loss=contrastive):
+    return Compared(InBatch(), loss)
+
+
+def test_a_sum_adds_by_weight_and_keeps_the_parts_apart():
+    whole = Sum({"a": pairs(), "b": pairs(triplet)}, {"b": 0.1})
+    one, two = contrastive(in_batch(QUAD4, LABEL4)), triplet(in_batch(QUAD4, LABEL4))
+    terms = whole(QUAD4, BATCH)
+    torch.testing.assert_close(terms.total, one.total + 0.1 * two.total)
+    torch.testing.assert_close(terms.tightness, one.tightness)
+    assert list(terms.other) == ["b.joint"]
+    torch.testing.assert_close(terms.other["b.joint"], 0.1 * two.total)
+
+
+def test_equal_keys_of_two_parts_do_not_mix():
+    whole = Sum({"a": pairs(triplet), "b": pairs(triplet)}, {"a": 2.0})
+    assert sorted(whole(QUAD4, BATCH).other) == ["a.joint", "b.joint"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "weights", "said"),
+    [
+        ({}, None, "a sum needs at least one part"),
+        ({"a": pairs()}, {"b": 1.0}, "a weight for 'b', but the parts are a"),
+    ],
+)
+def test_wrong_parts_are_named(parts, weights, said):
+    with pytest.raises(ValueError, match=said):
+        Sum(parts, weights)
+
+
+def test_columns_of_all_parts_are_needed():
+    whole = Sum({"a": pairs(), "b": Compared(AcrossViews(), infonce)})
+    assert whole.needs == ("label", "pair", "view")
+
+
+def test_own_turns_come_first_then_one_common_turn():
+    whole = Sum(
+        {
+            "critic": JensenShannon(critic_steps=2, width=8),
+            "classes": Compared(Classifier(2, 2), cross_entropy),
+        }
+    ).double()
+    z = QUAD4.clone().requires_grad_()
+    learns = [turn.learns for turn in whole.turns(z, BATCH)]
+    assert learns == [("critic.critic",)] * 2 + [("encoder", "classes.objective")]
+    assert sorted(whole.learners()) == ["classes.objective", "critic.critic"]
+
+
+def test_a_silent_part_leaves_the_turn_to_the_others_and_none_is_no_turn():
+    alone = Sum({"rank": AlternatingJensenShannon(critic_steps=1, width=8)}).double()
+    both = Sum(
+        {"rank": AlternatingJensenShannon(critic_steps=1, width=8), "pairs": pairs()}
+    ).double()
+    learns = {"alone": [], "both": []}
+    for _ in range(4):
+        for key, whole in (("alone", alone), ("both", both)):
+            z = QUAD4.clone().requires_grad_()
+            learns[key] += [turn.learns for turn in whole.turns(z, BATCH)]
+    encoder, critic = ("encoder",), ("rank.critic",)
+    assert learns["alone"] == [encoder, critic, encoder, critic]
+    common = ("encoder", "pairs.objective")
+    assert learns["both"] == [common, critic, common, common, critic, common]
+    assert int(both.parts["rank"].time) == 4
+
+
+def test_parts_take_their_notes():
+    whole = Sum({"kept": Compared(Memory(2, 8).double(), infonce), "pairs": pairs()})
+    for _ in whole.turns(QUAD4.clone().requires_grad_(), BATCH):
+        pass
+    assert int(whole.parts["kept"].compare.written) == 4
+
+
+def test_pull_and_push_add_by_weight():
+    one = pairs().diagnosis(QUAD4, BATCH)
+    two = pairs(infonce).diagnosis(QUAD4, BATCH)
+    silent = JensenShannon(width=8).double()
+    whole = Sum({"a": pairs(), "b": pairs(infonce), "c": silent}, {"b": 0.5})
+    seen = whole.diagnosis(QUAD4, BATCH)
+    for key in ("pull", "push"):
+        assert seen[key] == pytest.approx(one[key] + 0.5 * two[key])

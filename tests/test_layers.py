@@ -1,0 +1,127 @@
+"""The direction of imports: an arrow that turns back, or goes sideways in a wide folder, fails."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import nearkin
+
+SOURCE = Path(nearkin.__file__).parent
+
+# Layer of each module or package; a module imports lower layers, and its own package.
+LAYERS = {
+    "core": 0,
+    "reduce": 0,
+    "cache": 1,
+    "checkpoint": 1,
+    "compare": 1,
+    "mining": 1,
+    "sample": 1,
+    "runtime": 1,
+    "augment": 1,
+    "pixels": 1,
+    "optimizers": 1,
+    "schedules": 1,
+    "learners": 1,
+    "losses": 1,
+    "information": 2,
+    "objectives": 2,
+    "encoders": 2,
+    "data": 2,
+    "evaluation": 2,
+    "methods": 3,
+    "loop": 4,
+    "catalog": 5,
+    "config": 5,
+    "report": 6,
+    "run_folder": 6,
+    "measure": 6,
+    "console": 6,
+    "model": 6,
+    "assemble": 6,
+    "run": 6,
+    "measured": 6,
+    "embed_files": 6,
+    "reporting": 6,
+    "standalone": 6,
+    "cli": 6,
+}
+# Files of a wide folder never import each other, but for the files named here.
+WIDE = {"losses": set(), "objectives": {"base"}, "encoders": {"base"}, "methods": {"base"}}
+# Within a layer: who may import whom, one way only.
+BESIDE = {
+    "augment": {"runtime"},
+    "pixels": {"cache"},
+    "evaluation": {"information"},
+    "config": {"catalog"},
+}
+
+
+def _imports(path: Path) -> set[tuple[str, ...]]:
+    """("losses", "pairwise") for `from nearkin.losses.pairwise import x`; imports for types count
+    too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module]
+            if node.module == "nearkin":
+                names = [f"nearkin.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {tuple(n.split(".")[1:]) for n in names if n.startswith("nearkin.")}
+    return found
+
+
+def _modules() -> list[Path]:
+    inside = [p for p in SOURCE.rglob("*.py") if p.parent != SOURCE or p.stem[0] != "_"]
+    return sorted(inside)
+
+
+def _place(path: Path) -> tuple[str, ...]:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def _allowed(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
+    mine, other = here[0], there[0]
+    if mine == other:
+        wide = WIDE.get(mine)
+        return wide is None or len(there) < 2 or there[1] in wide or there == here
+    if other in BESIDE.get(mine, set()) or (LAYERS[mine] == LAYERS[other] == 6):
+        return True
+    return LAYERS[other] < LAYERS[mine]
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: "/".join(_place(path)))
+def test_imports_never_turn_back(path):
+    here = _place(path)
+    assert here[0] in LAYERS, f"{here[0]} has no layer; give it one"
+    wrong = [".".join(there) for there in _imports(path) if not _allowed(here, there)]
+    assert not wrong, f"{'.'.join(here)} may not import {', '.join(wrong)}"
+
+
+def test_losses_import_core_and_reduce_only():
+    for path in (SOURCE / "losses").glob("*.py"):
+        assert {there[0] for there in _imports(path)} <= {"core", "reduce"}, path.name
+
+
+def test_the_loop_knows_no_loss_encoder_or_data_set():
+    known = {there[0] for there in _imports(SOURCE / "loop.py")}
+    assert known.isdisjoint({"losses", "encoders", "data", "objectives", "methods"})
+
+
+def test_no_module_shares_a_name_with_a_public_function():
+    modules = {_place(path)[0] for path in _modules()} - {"run", "model"}
+    functions = {name for name in nearkin.__all__ if name[0].islower()}
+    assert modules.isdisjoint(functions)
+
+
+def test_importing_the_package_does_not_import_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, nearkin, nearkin.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
