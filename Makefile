@@ -17,12 +17,11 @@ quick: $(VENV)/.ready-dev
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_layers.py
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/loop_overhead.py
-	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/evaluation_memory.py
 
 clean:

@@ -1,4 +1,4 @@
-"""What a step of the Loop costs above a bare PyTorch loop of the same step; no training to speak of.
+"""What a step of the Loop costs above a bare PyTorch loop of the same step; nothing is learned.
 
 Prints microseconds a step: an MLP 16-32-8, batches of 32, 400 steps, rows in memory, cross-entropy
 over a linear classifier of 10 classes. The loops take turns (A B C A B C ...), so that a busy
@@ -126,9 +126,7 @@ def plain(rows: Table, sampler: Sampler) -> Callable[[], object]:
     return train
 
 
-def interleaved(
-    loops: Mapping[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
+def interleaved(loops: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Microseconds a step of each loop in each round, after one round to warm up."""
     taken: dict[str, list[float]] = {name: [] for name in loops}
     for round_ in range(repeats + 1):
@@ -155,7 +153,9 @@ def main() -> None:
     }
     taken = interleaved(loops, said.repeats)
     for name, values in taken.items():
-        print(f"{name:36} median {statistics.median(values):7.1f}   best {min(values):7.1f} us/step")
+        print(
+            f"{name:36} median {statistics.median(values):7.1f}   best {min(values):7.1f} us/step"
+        )
     ours, same, _ = taken.values()
     differences = [a - b for a, b in zip(ours, same, strict=True)]
     over = statistics.median(differences)

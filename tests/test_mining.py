@@ -138,6 +138,10 @@ class TestEvery:
         assert c.same.sum() <= whole.same.sum()
         assert c.similarity.isfinite().all()
 
+    def test_there_may_be_no_reference_at_all(self, name):
+        c = given(torch.zeros(2, 0), [0, 1], torch.zeros(0, dtype=torch.int64))
+        assert MININGS[name](c).shape == (2, 0)
+
     def test_it_never_chooses_an_empty_place_of_a_memory(self, name):
         z, label = random_batch([0, 0, 1, 2])
         c = MININGS[name](Memory(5, 8).double()(z, Batch(None, label=label)))

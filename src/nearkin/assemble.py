@@ -19,7 +19,13 @@ from nearkin.learners import Optimizers, optimizers_of
 from nearkin.methods.base import Method, Supervised
 from nearkin.model import CARD, WEIGHTS, weights
 from nearkin.run_folder import RunFolder
-from nearkin.runtime import choose_device, prepare_encoder, seed_all
+from nearkin.runtime import (
+    as_in_first,
+    choose_device,
+    first_then_all,
+    prepare_encoder,
+    seed_all,
+)
 from nearkin.sample import Sampler
 
 OWN = "(an object given in Python)"
@@ -62,7 +68,9 @@ def assemble(
     """
     train = build_train(recipe["train"], trust_code=trust_code)
     device = choose_device(train.device)
-    splits = data or build(recipe["data"], "data", {}, "data", trust_code=trust_code)
+    splits = data or first_then_all(
+        lambda: build(recipe["data"], "data", {}, "data", trust_code=trust_code)
+    )
     if splits.train.classes < 2:
         raise ValueError(
             f"training needs at least two classes, but the train split has {splits.train.classes}"
@@ -71,15 +79,18 @@ def assemble(
     seed_all(recipe["seed"], 1)
     node = recipe["encoder"] if encoder is None else None
     built = _encoder(node, encoder, facts, trust_code)
-    splits = _prepared(splits, built, train.workers, progress)
+    splits = first_then_all(lambda: _prepared(splits, built, train.workers, progress))
     facts |= {"dim": built.dim, "classes": splits.train.classes}
-    method = _method(recipe, prepare_encoder(built), facts, train, trust_code)  # type: ignore[arg-type]
+    freeze = _frozen(built) if train.freeze_batchnorm else []
+    ready: Any = prepare_encoder(built, freeze)
+    method = _method(recipe, ready, facts, train, trust_code)
     sampler = build(recipe["sampler"], "sampler", facts, "sampler", trust_code=trust_code)
+    _check_columns(splits.train, sampler, method)
     for remark in sampler.remarks({"label": splits.train.label, **splits.train.columns}):
         say(remark)
     if train.start is not None:
         _start_from(built, Path(train.start))
-    method.to(device)
+    as_in_first(method.to(device))
     return Parts(
         splits=splits,
         facts=facts,
@@ -90,7 +101,7 @@ def assemble(
         sampler=sampler,
         train=train,
         device=device,
-        freeze=_frozen(built) if train.freeze_batchnorm else [],
+        freeze=freeze,
     )
 
 
@@ -112,8 +123,7 @@ def _encoder(
     if not isinstance(dim, int):
         raise ValueError(
             "an encoder of your own needs an attribute `dim`, the width of its embeddings; set "
-            "it, for "
-            "example encoder.dim = 128"
+            "it, for example encoder.dim = 128"
         )
     return Given(given, dim)
 
@@ -143,6 +153,18 @@ def _method(
         return build(node, "method", own, "method", trust_code=trust_code)
     objective = build(recipe["objective"], "objective", facts, "objective", trust_code=trust_code)
     return Supervised(encoder, objective, train.precision)
+
+
+def _check_columns(table: Table, sampler: Sampler, method: Method) -> None:
+    objective = getattr(method, "objective", None)
+    for who, part in (("sampler", sampler), ("objective", objective)):
+        for column in getattr(part, "needs", ()):
+            if column != "label" and column not in table.columns:
+                known = ", ".join(["label", *sorted(table.columns)])
+                raise ValueError(
+                    f"{who}: it reads the column {column!r}, but the data have {known}; take "
+                    "another one, or data with that column"
+                )
 
 
 def _optimizers(

@@ -21,7 +21,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     """Write to a temporary name beside `path`, force it to disk, rename: a killed run has the old
     or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     header = {"nearkin": json.dumps({"format": FORMAT, **facts})}
     try:
         # A copy of each tensor: safetensors refuses views that share memory.
@@ -32,9 +32,30 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
         )
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # safetensors lets nobody but the owner read
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error}); is there space?") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def aside(path: Path) -> Path:
+    """The temporary name under which this process writes what will be `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder under temporary names."""
+    for left in folder.glob(".*.*"):
+        if left.suffix[1:].isdecimal() and left.is_file():
+            left.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -5,7 +5,7 @@ Everything that a pair loss remembers lives here; losses stay functions.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +83,11 @@ class Compare(nn.Module):
         """Rows as they are compared: unit rows under cosine, float32 or wider."""
         return unit(x) if self.closeness in (None, "cosine") else bounded(x)
 
-    def made(self, **fields: object) -> Comparison:
+    def made(self, **fields: Any) -> Comparison:
         """A Comparison of this kind and closeness."""
         return Comparison(
             columns_are=self.columns_are, closeness=self.closeness or "cosine", **fields
-        )  # type: ignore[arg-type]
+        )
 
     def extra_repr(self) -> str:
         """The closeness, for print(model)."""

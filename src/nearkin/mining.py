@@ -20,6 +20,8 @@ def hard(c: Comparison) -> Comparison:
     The hardest positive is the least similar one, the hardest negative the most similar one. Memory
     O(A·R).
     """
+    if not c.shape[1]:
+        return c
     s = c.similarity.detach()
     positive = torch.where(c.same, s, torch.inf).argmin(1, keepdim=True)
     negative = torch.where(c.different, s, -torch.inf).argmax(1, keepdim=True)
@@ -36,6 +38,8 @@ def semi_hard(c: Comparison) -> Comparison:
     the result are the positive pairs of anchors that have a negative; its two columns are the
     positive and the negative. Memory O(P·R) for P positive pairs.
     """
+    if not c.shape[1]:
+        return c
     rows, columns = c.pairs()
     s = c.similarity.detach()
     keep = c.different.any(1)[rows]
@@ -55,6 +59,8 @@ def multi_similarity(c: Comparison, *, epsilon: float = 0.1) -> Comparison:
     positive if its similarity is under the most similar negative's plus epsilon. An anchor that
     lacks a side keeps nothing, as in the reference implementation. Memory O(A·R).
     """
+    if not c.shape[1]:
+        return c
     s = c.similarity.detach()
     hardest_positive = torch.where(c.same, s, torch.inf).amin(1, keepdim=True)
     hardest_negative = torch.where(c.different, s, -torch.inf).amax(1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from nearkin.config import complete, dump, load_recipe, resolve
 from nearkin.console import Reporter, plain, scores_table
 from nearkin.data.base import Splits, Table
 from nearkin.evaluation import Result
-from nearkin.loop import Loop, State
+from nearkin.loop import Interrupted, Loop, State
 from nearkin.measure import (
     QUICK,
     block,
@@ -33,7 +34,7 @@ from nearkin.measure import (
 )
 from nearkin.report import read_run, write_report
 from nearkin.run_folder import Log, RunFolder, RunFolderError
-from nearkin.runtime import barrier, from_first, processes, rank, world
+from nearkin.runtime import barrier, by_first, processes, rank, world
 
 FREE_TO_CHANGE = ("device", "workers")  # settings of `train` that a resumed run may change
 
@@ -83,6 +84,8 @@ def train(
 
     Raises ValueError or OSError for wrong input, before anything is written.
     """
+    if resume and force:
+        raise ValueError("resume goes on with a run and force replaces it; ask for one of them")
     reporter = reporter or plain()
     name, raw = _named(recipe)
     changes = set if set is not None else ()
@@ -90,24 +93,29 @@ def train(
     resolved = complete(resolve(raw, changes, trust_code=trust_code), trust_code=trust_code)
     folder = RunFolder(out if out is not None else Path("runs") / name)
     with processes():
-        _from_first_or_raise(lambda: folder.check_free(resume=resume, force=force))
-        going_on = bool(from_first(resume and folder.is_run))
+        if rank() > 0:
+            reporter = Reporter(None)
+        by_first(lambda: folder.check_free(resume=resume, force=force))
+        # A run that was killed before its first checkpoint starts again.
+        going_on = by_first(lambda: resume and folder.is_run and folder.state.is_file())
         if going_on:
-            _check_same(folder, {**resolved, **own})
-            if from_first(folder.finished):
+            by_first(lambda: _check_same(folder, {**resolved, **own}))
+            if by_first(lambda: folder.finished):
                 reporter.say(f"the run in {folder.path} is finished; nothing is left to do")
                 return Run(folder.path, folder.json("metrics.json"))
-        going_on = bool(from_first(going_on and folder.state.is_file()))
         parts = assemble(
             resolved,
             data=data,
             encoder=encoder,
             trust_code=trust_code,
-            say=reporter.say if rank() == 0 else lambda text: None,
+            say=reporter.say,
             progress=reporter.prepared if rank() == 0 else None,
         )
         run = _Run(resolved, own, parts, folder, reporter)
-        return run.go(going_on)
+        try:
+            return run.go(going_on)
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}; {_how_to_go_on(folder, own, trust_code)}") from None
 
 
 def _named(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -118,7 +126,7 @@ def _named(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dic
     if path.is_dir() and (os.sep in text or not _is_bundled(text)):
         name = re.sub(r"[^\w.-]+", "-", path.resolve().name) or "folder"
         return name, {**load_recipe("folder"), "data": {"folder": {"path": text}}}
-    return path.stem if path.suffix in (".yaml", ".yml") else text, load_recipe(recipe)
+    return path.stem if path.suffix in (".yaml", ".yml") else text, load_recipe(text)
 
 
 def _is_bundled(name: str) -> bool:
@@ -127,17 +135,12 @@ def _is_bundled(name: str) -> bool:
     return name in recipe_files()
 
 
-def _from_first_or_raise(check: Any) -> None:
-    """Run a check in the first process and raise its error in all."""
-    problem = None
-    if rank() == 0:
-        try:
-            check()
-        except RunFolderError as error:
-            problem = str(error)
-    problem = from_first(problem)
-    if problem is not None:
-        raise RunFolderError(str(problem))
+def _how_to_go_on(folder: RunFolder, own: Mapping[str, str], trust_code: bool) -> str:
+    if own:
+        return f"go on with nearkin.train(..., out={os.fspath(folder.path)!r}, resume=True)"
+    words = ["nearkin", "train", folder.path / "recipe.yaml", "--out", folder.path, "--resume"]
+    words += ["--trust-code"] if trust_code else []
+    return f"go on with: {shlex.join(map(str, words))}"
 
 
 def _check_same(folder: RunFolder, recipe: Mapping[str, Any]) -> None:
@@ -151,9 +154,8 @@ def _check_same(folder: RunFolder, recipe: Mapping[str, Any]) -> None:
         if old != new:
             raise RunFolderError(
                 f"the run in {folder.path} was started with another recipe (they differ in "
-                f"{key!r}); "
-                f"resume it with its own: nearkin train {folder.path / 'recipe.yaml'} --resume, "
-                "or use --force"
+                f"{key!r}); resume it with its own, {folder.path / 'recipe.yaml'} "
+                f"(--out {folder.path}), or replace it with --force"
             )
 
 
@@ -210,11 +212,20 @@ class _Run:
             loop.state.notes = self.measure_before()
         log = self.open(going_on, loop)
         barrier()
-        loop.on_step = self.reporter.step(train.epochs) if self.first else (lambda state, n: None)
+        loop.on_step = self.reporter.step(train.epochs)
         try:
             with _warnings_to(loop, self.reporter):
                 state = loop.run(parts.splits.train, self.validate, select)
             return self.finish(state, loop, select)
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the last state was saved before this step") from None
+        except Exception:
+            # What fails at its first step has made no run; later the state is worth keeping.
+            if self.first and loop.state.step == 0:
+                self.folder.clear()
+            raise
         finally:
             if log is not None:
                 log.close()
@@ -224,7 +235,10 @@ class _Run:
         then."""
         if not self.first:
             return None
-        if not going_on:
+        if going_on:
+            self.folder.sweep()
+            self.check_hardware()
+        else:
             self.folder.open(dump({**self.recipe, **self.own}), self.seed, world())
         log = Log(self.folder.path / "log.jsonl", loop.state.logged)
         loop.log = log
@@ -232,6 +246,16 @@ class _Run:
             loop.state.logged = self.log_start(loop)
             loop.save()
         return log
+
+    def check_hardware(self) -> None:
+        """Say where a resumed run may differ in the last digits from an uninterrupted one."""
+        before = self.folder.check_format()
+        for what, now in (("threads", torch.get_num_threads()), ("processes", world())):
+            if before.get(what) not in (None, now):
+                self.reporter.say(
+                    f"the run was started with {before[what]} {what} and goes on with {now}: its "
+                    "numbers may differ in the last digits"
+                )
 
     def embedded(self, table: Table) -> Tensor:
         return embed_rows(

@@ -3,6 +3,7 @@ programs."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -15,7 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from nearkin.checkpoint import aside, sweep
+
 FORMAT = 1
+FILES = (
+    "environment.json",
+    "recipe.yaml",
+    "log.jsonl",
+    "embeddings.npz",
+    "metrics.json",
+    "report.html",
+    "left_out.txt",
+)
+FOLDERS = ("checkpoint", "model")
 
 
 class RunFolderError(ValueError):
@@ -40,13 +53,19 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether a run (finished or not) lives here."""
-        return (self.path / "environment.json").is_file()
+        """Whether a run (finished or not, of any format) lives here."""
+        try:
+            said = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(said, dict) and "format" in said
 
     @property
     def is_taken(self) -> bool:
         """Whether something lives here."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(not _is_aside(entry.name) for entry in self.path.iterdir())
 
     def check_free(self, *, resume: bool, force: bool) -> None:
         """Raise RunFolderError unless a run may be written here."""
@@ -62,11 +81,37 @@ class RunFolder:
         elif not (resume or force):
             raise RunFolderError(
                 f"the run folder {self.path} exists; go on with --resume, replace it with "
-                "--force, or "
-                "give another one with --out"
+                "--force, or give another one with --out"
             )
         elif resume:
             self.check_format()
+        elif foreign := self.foreign():
+            raise RunFolderError(
+                f"the run folder {self.path} holds files that are not the run's "
+                f"({', '.join(foreign[:3])}), so it is not replaced; move them, or give another "
+                "folder with --out"
+            )
+
+    def foreign(self) -> list[str]:
+        """Names in the folder that no run writes."""
+        names = sorted(entry.name for entry in self.path.iterdir())
+        return [n for n in names if n not in (*FILES, *FOLDERS) and not _is_aside(n)]
+
+    def clear(self) -> None:
+        """Remove a run: its files and nothing else; the folder too, if it is empty then."""
+        self.sweep()
+        for folder in (self.path / name for name in FOLDERS):
+            shutil.rmtree(folder, ignore_errors=True)
+        # environment.json goes last: killed in between, this is still a run that can be replaced.
+        for file in (self.path / name for name in reversed(FILES)):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other files, or a link to a folder elsewhere
+            self.path.rmdir()
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written."""
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+            sweep(folder)
 
     def _check_writable(self) -> None:
         parent = self.path
@@ -82,31 +127,31 @@ class RunFolder:
         if not self.path.is_dir():
             raise RunFolderError(f"there is no run folder {self.path}")
         if not self.is_run:
-            raise RunFolderError(f"{self.path} is no run folder: it has no environment.json")
-        environment = self.json("environment.json")
-        if not isinstance(environment, dict) or environment.get("format") != FORMAT:
-            seen = environment.get("format") if isinstance(environment, dict) else None
             raise RunFolderError(
-                f"{self.path} is a run folder of format {seen!r}; this version of nearkin reads "
-                "format "
-                f"{FORMAT}: use the version that wrote it"
+                f"{self.path} is no run folder: it has no environment.json that tells its format"
+            )
+        environment = self.json("environment.json")
+        if environment["format"] != FORMAT:
+            raise RunFolderError(
+                f"{self.path} is a run folder of format {environment['format']!r}; this version "
+                f"of nearkin reads format {FORMAT}: use the version that wrote it"
             )
         return environment
 
     def open(self, recipe: str, seed: int, processes: int) -> None:
         """Make the folder afresh, with its recipe and environment. A run that stood here is
         removed."""
-        if self.path.exists() and self.is_run:
-            shutil.rmtree(self.path)
+        if self.is_run:
+            self.clear()
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_text("recipe.yaml", recipe)
         self.write_json("environment.json", environment(seed, processes))
+        self.write_text("recipe.yaml", recipe)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary = aside(target)
         try:
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, target)
@@ -134,6 +179,12 @@ class RunFolder:
             return (self.path / name).read_text(encoding="utf-8")
         except OSError as error:
             raise RunFolderError(f"{self.path / name} cannot be read: {error}") from None
+
+
+def _is_aside(name: str) -> bool:
+    """Whether a killed process may have left this in place of a file of the run."""
+    stem, _, number = name.rpartition(".")
+    return number.isdecimal() and stem in {f".{file}" for file in FILES}
 
 
 class Log:
@@ -171,7 +222,7 @@ def _finite(value: Any) -> Any:
 def write_npz(path: Path, **arrays: Any) -> None:
     """Write an .npz without pickles, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     try:
         with open(temporary, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -205,7 +205,7 @@ def processes() -> Iterator[None]:
     except RuntimeError as error:
         if not _is_lost(error):
             raise
-        raise RuntimeError(
+        raise ConnectionError(
             f"process {place} lost the others ({_first_line(error)}); the one that stopped first "
             "says why"
         ) from error
@@ -249,26 +249,33 @@ def from_first(value: object) -> object:
     return box[0]
 
 
-def first_then_all(work: Callable[[], T]) -> T:
-    """What `work` makes, in every process: the first works alone and fills the caches, then the
-    others read them.
+def by_first(work: Callable[[], T]) -> T:
+    """What `work` makes in the first process, in every process (plain Python data).
 
-    An error of the first is raised in all, as ValueError, OSError or RuntimeError.
+    An error of the first is raised in all, elsewhere as ValueError, OSError or RuntimeError.
     """
     if world() == 1:
         return work()
-    made: list[T] = []
+    made: T | None = None
     problem: Exception | None = None
     if rank() == 0:
         try:
-            made.append(work())
+            made = work()
         except Exception as error:
             problem = error
-    kind, text = from_first((_plain_kind(problem), str(problem)))  # type: ignore[misc]
+    kind, text, made = from_first((_plain_kind(problem), str(problem), made))  # type: ignore[misc]
     if problem is not None:
         raise problem
     if kind is not None:
         raise kind(text)
+    return made  # type: ignore[return-value]
+
+
+def first_then_all(work: Callable[[], T]) -> T:
+    """What `work` makes, in every process: the first works alone and fills the caches, then the
+    others read them. An error of the first is raised in all."""
+    made: list[T] = []
+    by_first(lambda: made.append(work()))
     return made[0] if made else work()
 
 
@@ -293,13 +300,13 @@ def as_in_first(module: nn.Module) -> None:
 class Shards:
     """Queries split over the processes: each works on its slice, all see the whole result."""
 
-    def slice(self, count: int) -> slice:
-        """This process's slice of `count` queries."""
-        return share(count)
+    def slice(self, n: int) -> slice:
+        """This process's slice of n queries."""
+        return share(n)
 
-    def concatenate(self, mine: Tensor) -> Tensor:
-        """The slices of all processes, in order."""
-        return gather_rows(mine)
+    def concatenate(self, values: Tensor) -> Tensor:
+        """The values of all processes, in order."""
+        return gather_rows(values)
 
 
 def gather_rows(x: Tensor) -> Tensor:

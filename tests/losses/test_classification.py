@@ -1,4 +1,4 @@
-"""Cross-entropy with the paper's smoothing, in blocks and whole, and its relative over class sums."""
+"""Cross-entropy with the paper's smoothing, in blocks and whole; its relative over class sums."""
 
 import math
 from dataclasses import replace
@@ -29,8 +29,8 @@ def summed(z, label, closeness="inner"):
 
 def head_for(classes, dim=5, seed=1):
     random = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=random)
-    return draw(classes, dim), draw(classes)
+    drawn = torch.randn(classes, dim + 1, dtype=torch.float64, generator=random)
+    return drawn[:, :dim], drawn[:, dim]
 
 
 # --- known values
@@ -256,6 +256,16 @@ def test_by_cosine_the_blocks_see_unit_rows(monkeypatch):
     expected = cross_entropy(proxies(z, batch)).total
     monkeypatch.setattr(classification, "BLOCK", 2)
     torch.testing.assert_close(cross_entropy(proxies(z, batch)).total, expected)
+
+
+def test_over_unit_proxies_and_a_temperature_it_is_the_normalized_softmax():
+    # The proxies are the directions of the class means.
+    means = F.normalize(torch.stack([QUAD4[:2].mean(0), QUAD4[2:].mean(0)]))
+    proxies = Proxies(2, 2, closeness="cosine").double()
+    proxies.vectors.data.copy_(means)
+    c = proxies(QUAD4, Batch(None, label=LABEL4))
+    value = cross_entropy(replace(c, given=c.similarity / 0.05)).total
+    assert value.item() == pytest.approx(0.0039423238, abs=1e-9)
 
 
 def test_euclidean_classes_are_compared_by_distance_however_many(monkeypatch):

@@ -20,7 +20,7 @@ def test_triplet_of_quad4_is_the_mean_over_violating_triplets():
 
 
 def every_triplet(c, margin):
-    """The violating hinges of all (anchor, positive, negative), and how often each pair is in one."""
+    """The violating hinges of all triplets, and in how many of them each pair is."""
     d, hinges = c.distance.tolist(), []
     positive, negative = torch.zeros(c.shape), torch.zeros(c.shape)
     for a, p in c.same.nonzero().tolist():
@@ -51,7 +51,10 @@ def test_triplet_equals_a_loop_over_all_triplets(labels, margin, closeness):
 @examples(st.data())
 def test_triplet_equals_the_loop_also_on_ties_and_where_columns_are_left_out(data):
     anchors, columns = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6))
-    draw = lambda low, high, n: data.draw(st.lists(st.integers(low, high), min_size=n, max_size=n))
+
+    def draw(low, high, n):
+        return data.draw(st.lists(st.integers(low, high), min_size=n, max_size=n))
+
     s = torch.tensor(draw(0, 4, anchors * columns)).view(anchors, columns) / 4
     c = given(
         s,

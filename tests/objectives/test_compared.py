@@ -1,4 +1,4 @@
-"""Compared: a comparison, perhaps mined, and a loss; what it refuses, what learns, pull and push."""
+"""Compared: a comparison, perhaps mined, and a loss; what it refuses, what learns, its slopes."""
 
 import warnings
 from functools import partial
@@ -65,7 +65,9 @@ def test_a_comparison_of_the_other_kind_is_refused(compare, loss, said):
 
 @pytest.mark.parametrize("compare", [InBatch(), Proxies(2, 2)])
 def test_a_loss_without_a_home_goes_anywhere(compare):
-    own = lambda c: Terms(tightness=-c.similarity[c.same].mean())
+    def own(c):
+        return Terms(tightness=-c.similarity[c.same].mean())
+
     value = Compared(compare.double(), own)(QUAD4, labelled(LABEL4))
     assert value.total.isfinite()
 

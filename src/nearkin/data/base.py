@@ -1,4 +1,5 @@
-"""Table: rows of data with named columns; Splits: the three tables of a data set. How they are read stands elsewhere."""
+"""Table: rows of data with named columns; Splits: the three tables of a data set. How they are read
+stands elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from torch import Tensor
 class Table:
     """Rows of data. Whatever is asked of a row is one entry of a column.
 
-    inputs    N items: a tensor (N, ...) or a sequence of image paths; an encoder's `prepare` makes it a tensor
+    inputs    N items: a tensor (N, ...) or a sequence of image paths; an encoder's `prepare` makes
+              it a tensor
     label     (N,) int64 codes, indices into `names`
     names     the class names, as text, in the order of the codes
     ids       N texts that name the rows (paths where there are files)
@@ -77,7 +79,8 @@ class Table:
         return replace(self, columns={**self.columns, **columns})
 
     def compact(self) -> Table:
-        """Labels renumbered 0..C-1 over the classes that are present, in the order of their codes."""
+        """Labels renumbered 0..C-1 over the classes that are present, in the order of their
+        codes."""
         present, label = torch.unique(self.label, return_inverse=True)
         return replace(self, label=label, names=tuple(self.names[i] for i in present.tolist()))
 
@@ -94,7 +97,8 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The tables of a data set: classes of `train`, `validation` and `test` are disjoint, unless `shared` says why.
+    """The tables of a data set: classes of `train`, `validation` and `test` are disjoint, unless
+    `shared` says why.
 
     facts       what the data knows and constructors may ask for: image_size, channels, features
     left_out    (path, reason) of items that could not be read
@@ -114,7 +118,8 @@ class Splits:
             for name in table.class_names:
                 if name in seen:
                     raise ValueError(
-                        f"class {name!r} stands in {seen[name]} and in {split}; retrieval is measured on classes "
+                        f"class {name!r} stands in {seen[name]} and in {split}; retrieval is "
+                        "measured on classes "
                         f"never seen in training, so move it to one of them"
                     )
                 seen[name] = split

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from nearkin.data.base import Splits, Table
 from nearkin.cache import cached_arrays, fingerprint
+from nearkin.data.base import Splits, Table
 from nearkin.data.rendering import (
     STYLES,
     Distortion,

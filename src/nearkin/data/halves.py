@@ -1,6 +1,9 @@
-"""The set `halves`: the left and the right half of each handwritten digit, two views of one thing."""
+"""The set `halves`: the left and the right half of each handwritten digit, two views of one
+thing."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +31,14 @@ def halves(validation: int = 300, test: int = 497, seed: int = 0) -> Splits:
     """
     from sklearn.datasets import load_digits
 
-    source = load_digits()
+    source: Any = load_digits()
     pictures = np.rint(source.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
     count = len(pictures)
     train = count - validation - test
     if min(train, validation, test) < 2:
         raise ValueError(
-            f"halves has {count} pictures, and {validation} for validation with {test} for test leave "
+            f"halves has {count} pictures, and {validation} for validation with {test} for test "
+            "leave "
             f"{train} to train; each split needs at least 2"
         )
     every = _table(pictures, source.target)

@@ -3,6 +3,7 @@ features."""
 
 from __future__ import annotations
 
+import itertools
 from typing import ClassVar
 
 import torch
@@ -102,7 +103,7 @@ class MLP(Encoder):
         self.dim, self.features = dim, features
         widths = [features, *([256] if hidden is None else hidden)]
         parts: list[nn.Module] = [nn.BatchNorm1d(features, affine=False)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             parts += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         self.net = nn.Sequential(*parts, nn.Linear(widths[-1], dim))
         self.norm = feature_norm(dim, batchnorm)

@@ -15,14 +15,14 @@ _WORST = -1e4  # stands for the logit of a class that was not seen in training
 
 @dataclass(frozen=True)
 class Calibration:
-    """Honest logits: q = (1 - share) · softmax(sharpness · logits) + share · prior."""
+    """Honest logits: q = (1 - share) · softmax(sharpness · logits + log prior) + share · prior."""
 
     sharpness: float
     share: float
 
     def log_likelihood(self, logits: np.ndarray, y: np.ndarray, prior: np.ndarray) -> np.ndarray:
         """(N,) log q(y), from logits (N, C), labels (N,) and the prior (C,)."""
-        scaled = logits * self.sharpness
+        scaled = logits * self.sharpness + np.log(prior)
         weights = np.exp(scaled - scaled.max(1, keepdims=True))
         chance = weights[np.arange(len(y)), y] / weights.sum(1)
         return np.log((1 - self.share) * chance + self.share * prior[y])
@@ -103,7 +103,11 @@ def _fitted(
 
     # Threads of a small product wait for each other longer than they work.
     threads = 1 if x.size * classes < ONE_THREAD else None
-    probe = LogisticRegression(max_iter=ITERATIONS, tol=1e-3, warm_start=True)
+    # The prior is added unsharpened afterwards. Learned, it would be sharpened with the rest; and a
+    # class that lent a row to the fold has fewer left, so that it would speak against that row.
+    probe = LogisticRegression(
+        max_iter=ITERATIONS, tol=1e-3, warm_start=True, class_weight="balanced"
+    )
     found = []
     with warnings.catch_warnings(), threadpool_limits(threads):
         # A probe that stopped early is a probe all the same: the bound holds for every one.

@@ -92,7 +92,10 @@ def spread(z: Tensor) -> dict[str, float]:
     u = F.normalize(z.float(), dim=1)
     n = len(u)
     cosine = (u.sum(0).square().sum() - u.square().sum()) / max(n * (n - 1), 1)
-    values = torch.linalg.svdvals(u)
+    # The squared singular values, by the smaller Gram matrix; float64 keeps the small ones.
+    gram = u.double()
+    gram = gram @ gram.T if n < u.shape[1] else gram.T @ gram
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     share = values / values.sum().clamp_min(1e-12)
     entropy = -torch.special.xlogy(share, share).sum()
     return {"cosine_mean": float(cosine), "effective_rank": float(entropy.exp())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Sum(Objective):
         if not said:
             return None
         first, *rest = [self.weights[key] * terms.named(key) for key, terms in said.items()]
-        return sum(rest, first)
+        return reduce(Terms.__add__, rest, first)
 
     def before(self, z: Tensor, batch: Batch) -> Iterator[Turn]:
         """The parts' own turns."""
