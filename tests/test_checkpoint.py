@@ -51,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         raise checkpoint.SafetensorError("I/O error: No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", broken)
-    with pytest.raises(OSError, match="cannot be written .*No space left"):
+    with pytest.raises(OSError, match=r"cannot be written .*No space left"):
         checkpoint.save(tmp_path / "state", {"x": torch.zeros(1)}, {})
     assert os.listdir(tmp_path) == ["state"]
     assert checkpoint.load(tmp_path / "state")[0]["x"].item() == 1
@@ -86,7 +86,7 @@ def test_a_damaged_file_raises_one_sentence(tmp_path, cut):
     path = tmp_path / "state"
     checkpoint.save(path, {"x": torch.ones(100)}, {})
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match="state cannot be read .*damaged or of another kind"):
+    with pytest.raises(ValueError, match=r"state cannot be read .*damaged or of another kind"):
         checkpoint.load(path)
 
 
@@ -106,7 +106,7 @@ def test_a_missing_file_raises_one_sentence(tmp_path):
 )
 def test_another_format_raises_and_is_named(tmp_path, header, seen):
     save_file({"x": torch.ones(1)}, tmp_path / "state", header)
-    with pytest.raises(ValueError, match=f"has format {seen}; this version .* reads format 1"):
+    with pytest.raises(ValueError, match=rf"has format {seen}; this version .* reads format 1"):
         checkpoint.load(tmp_path / "state")
 
 

@@ -60,7 +60,11 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
-        raise AttributeError(f"nearkin has no {name!r}; it has {', '.join(sorted(_PLACES))}")
+        import difflib
+
+        near = difflib.get_close_matches(name, _PLACES, 1)
+        instead = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(_PLACES))}"
+        raise AttributeError(f"nearkin has no {name!r}; {instead}")
     value = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = value
     return value

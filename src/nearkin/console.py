@@ -3,6 +3,7 @@ the table."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -143,7 +144,7 @@ def scores_table(metrics: Mapping[str, Any], closeness: str = "cosine", width: i
     for title, said in rows:
         cells = [_cell(said[closeness].get(name)) for name in shown]
         table.add_row(title, *cells)
-    console = Console(width=width, file=_Sink(), record=True)
+    console = Console(width=width, file=io.StringIO(), record=True)
     console.print(table)
     return console.export_text().rstrip() + "\n" + _below(metrics)
 
@@ -169,11 +170,3 @@ def _below(metrics: Mapping[str, Any]) -> str:
     if by:
         said.append(f"epoch {by['epoch'] + 1}, selected by {by['by']}")
     return "; ".join(said)
-
-
-class _Sink:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from nearkin import checkpoint
 from nearkin.config import build
 from nearkin.encoders.base import Encoder, Given
 from nearkin.measure import embed_rows
-from nearkin.run_folder import RunFolder, RunFolderError
+from nearkin.run_folder import FORMAT, RunFolder, RunFolderError
 from nearkin.runtime import autocast, choose_device
 
 WEIGHTS, CARD = "encoder.safetensors", "model.json"
+CHUNK = 1024  # items that are decoded and embedded at a time
 
 
 class Model:
@@ -40,17 +41,34 @@ class Model:
         """Dimensions of an embedding."""
         return self.encoder.dim
 
-    def embed(self, items: Any, *, workers: int = 2, progress: Any = None) -> np.ndarray:
+    def embed(
+        self,
+        items: Any,
+        *,
+        workers: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """(N, D) float32 embeddings of N items, not normalized.
 
-        items   image paths or PIL images; one path; a folder of images (all below it, sorted); or
-                an array or
-                tensor of what the encoder takes (pixels 0..255 or feature rows)
+        items      image paths or PIL images; one of them; a folder of images (all below it,
+                   sorted); or an array or tensor of what the encoder takes (pixels 0..255 or
+                   feature rows)
+        workers    threads that decode images
+        progress   told of (done, N) items, now and then
 
-        Raises ValueError for items that cannot be read or do not fit the encoder.
+        Raises ValueError for items that cannot be read or do not fit the encoder, and where an
+        embedding is no number.
         """
-        inputs = self.encoder.prepare(as_inputs(items), workers, progress)
-        return embed_rows(self.encoder, self._embed, inputs, self.device).numpy().astype(np.float32)
+        inputs = as_inputs(items)
+        parts = []
+        for start in range(0, max(len(inputs), 1), CHUNK):
+            part = self.encoder.prepare(inputs[start : start + CHUNK], workers)
+            z = embed_rows(self.encoder, self._embed, part, self.device)
+            _check_numbers(z, start)
+            parts.append(z.numpy().astype(np.float32))
+            if progress is not None:
+                progress(start + len(z), len(inputs))
+        return np.concatenate(parts)
 
     def _embed(self, x: Tensor) -> Tensor:
         with autocast(self.device, self.card.get("precision", "float32")):
@@ -60,18 +78,36 @@ class Model:
         return f"Model({type(self.encoder).__name__}, dim={self.dim}, device={self.device})"
 
 
+def _check_numbers(z: Tensor, start: int) -> None:
+    broken = (~z.isfinite()).any(1).nonzero()[:, 0]
+    if len(broken):
+        raise ValueError(
+            f"the embedding of item {start + int(broken[0])} is NaN or infinite; look at its input"
+        )
+
+
 def as_inputs(items: Any) -> Tensor | Sequence[Any]:
     """Items of a person, in any of the forms that `Model.embed` names, as what an encoder
     prepares."""
-    if isinstance(items, Tensor):
-        return items
-    if isinstance(items, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(items))
     if isinstance(items, (str, os.PathLike)):
         return image_files(Path(items))
+    if isinstance(items, (Tensor, np.ndarray)) and (items.ndim == 0 or not len(items)):
+        raise ValueError("there are no items to embed; give at least one, in the first axis")
+    if isinstance(items, Tensor):
+        return items
+    if isinstance(items, np.ndarray) and items.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(items))
+    if hasattr(items, "convert"):  # one Pillow image
+        return [items]
+    if not isinstance(items, Iterable):
+        raise ValueError(f"items to embed are images or an array, not {type(items).__name__}")
     listed = list(items)
     if not listed:
         raise ValueError("there are no items to embed; give at least one")
+    if all(isinstance(item, (Tensor, np.ndarray)) for item in listed):
+        if len({tuple(item.shape) for item in listed}) > 1:
+            raise ValueError("arrays to embed together must have one shape")
+        return torch.stack([torch.as_tensor(item) for item in listed])
     return listed
 
 
@@ -103,7 +139,7 @@ def save(
     checkpoint.save(inside / WEIGHTS, encoder.state_dict(), {})
     checkpoint.save(inside / "objective.safetensors", objective.state_dict(), {})
     card = {
-        "format": 1,
+        "format": FORMAT,
         "encoder": node,
         "facts": dict(facts),
         "dim": encoder.dim,
@@ -133,6 +169,8 @@ def load(
     if not (inside / CARD).is_file():
         raise RunFolderError(f"the run in {folder.path} is not finished; end it with --resume")
     card = folder.json(f"model/{CARD}")
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise RunFolderError(f"{inside / CARD} is damaged, or of another version of nearkin")
     built = _built(card, encoder, trust_code)
     weights(built, inside / WEIGHTS)
     return Model(built, card, choose_device(device))

@@ -34,6 +34,8 @@ def read_image(source: Any, image_size: int, channels: int = 3) -> Tensor:
     _check(image_size, channels)
     if isinstance(source, Image.Image):
         return _pixels(source, image_size, channels)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"an image is a path or a Pillow image, not {type(source).__name__}")
     path = os.fspath(source)
     try:
         with Image.open(path) as picture:
@@ -50,7 +52,7 @@ def read_image(source: Any, image_size: int, channels: int = 3) -> Tensor:
 
 
 def read_images(
-    paths: Sequence[str | Path],
+    paths: Sequence[Any],
     image_size: int,
     channels: int = 3,
     workers: int | None = None,
@@ -60,8 +62,8 @@ def read_images(
 
     Decoded by `workers` threads (default: one a core) into a file in the cache folder, which is
     named by the paths, sizes and times of the files; a second call maps it and decodes nothing, and
-    the pictures need no memory. Without a cache folder to write to, and for a few pictures, the
-    result is in memory. The tensor may be written to: the file never changes. `progress(done,
+    the pictures need no memory. Without a cache folder to write to, for a few pictures and for
+    Pillow images, the result is in memory. The tensor may be written to: the file never changes. `progress(done,
     total)` is told of decoded pictures.
     """
     _check(image_size, channels)
@@ -70,7 +72,8 @@ def read_images(
     def pictures() -> Iterator[np.ndarray]:
         return _decoded(paths, image_size, channels, workers, progress)
 
-    if len(paths) >= _WORTH_KEEPING:
+    files = all(isinstance(path, (str, os.PathLike)) for path in paths)
+    if files and len(paths) >= _WORTH_KEEPING:
         stamps = [_stamp(path) for path in paths]
         store = cache_folder() / f"pixels-{fingerprint(stamps, image_size, channels)}.npy"
         pixels = _mapped(store, shape)
@@ -127,13 +130,13 @@ def _opaque(picture: Any) -> Any:
 
 
 def _decoded(
-    paths: Sequence[str | Path],
+    paths: Sequence[Any],
     image_size: int,
     channels: int,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
-    def decode(path: str | Path) -> np.ndarray:
+    def decode(path: Any) -> np.ndarray:
         return read_image(path, image_size, channels).numpy()
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:

@@ -82,6 +82,17 @@ def test_a_silent_part_leaves_the_turn_to_the_others_and_none_is_no_turn():
     assert int(both.parts["rank"].time) == 4
 
 
+def test_learners_of_a_silent_part_stay_out_of_the_common_turn():
+    class Silent(Compared):
+        def forward(self, z, batch):
+            return None
+
+    whole = Sum({"silent": Silent(InBatch(), contrastive), "pairs": pairs()})
+    (turn,) = whole.turns(QUAD4.clone().requires_grad_(), BATCH)
+    assert turn.learns == ("encoder", "pairs.objective")
+    assert sorted(whole.learners()) == ["pairs.objective", "silent.objective"]
+
+
 def test_parts_take_their_notes():
     whole = Sum({"kept": Compared(Memory(2, 8).double(), infonce), "pairs": pairs()})
     for _ in whole.turns(QUAD4.clone().requires_grad_(), BATCH):

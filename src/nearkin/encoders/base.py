@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nearkin.core import warn_once
 from nearkin.pixels import read_images
 
 Progress = Callable[[int, int], None]
@@ -30,10 +31,10 @@ class Encoder(nn.Module):
         """What a table holds -> the tensor (N, ...) that `forward` takes. The same input, the same
         tensor."""
         if not isinstance(inputs, Tensor):
-            raise TypeError(
-                f"{type(self).__name__} takes tensors, not {type(inputs[0]).__name__}; use an "
-                "image encoder "
-                "such as small_cnn for files"
+            seen = type(inputs[0]).__name__ if len(inputs) else "nothing"
+            raise ValueError(
+                f"the encoder {type(self).__name__} takes arrays of numbers, not {seen}; use an "
+                "image encoder such as small_cnn for files"
             )
         return inputs
 
@@ -66,8 +67,13 @@ class ImageEncoder(Encoder):
         wanted = (self.channels, self.image_size, self.image_size)
         if inputs.ndim != 4 or inputs.shape[1:] != wanted:
             raise ValueError(
-                f"pictures of shape {tuple(inputs.shape[1:])} do not fit an encoder of {wanted}; "
-                "set image_size and channels of the encoder"
+                f"pictures of shape {tuple(inputs.shape[1:])} do not fit an encoder of {wanted} "
+                "(channels, height, width); set image_size and channels of the encoder"
+            )
+        if inputs.is_floating_point() and len(inputs) and 0 < float(inputs.max()) <= 1:
+            warn_once(
+                "the pictures hold numbers up to 1, but pixels go from 0 to 255; multiply them by "
+                "255"
             )
         return inputs
 
@@ -86,6 +92,10 @@ class Given(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) -> (N, dim)."""
         z = self.module(x)
+        if not isinstance(z, Tensor):
+            raise ValueError(
+                f"the encoder gave {type(z).__name__}; expected a tensor (N, {self.dim})"
+            )
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"the encoder gave shape {tuple(z.shape)}; expected (N, {self.dim})")
         return z

@@ -4,13 +4,14 @@ features."""
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nearkin.augment import Augmentation
-from nearkin.encoders.base import Encoder, ImageEncoder, feature_norm, scaled
+from nearkin.encoders.base import Encoder, ImageEncoder, Progress, feature_norm, scaled
 
 
 class SmallCNN(ImageEncoder):
@@ -41,8 +42,7 @@ class SmallCNN(ImageEncoder):
         augmentation: Augmentation | None = None,
     ):
         super().__init__(image_size, channels, augmentation)
-        if layers < 1:
-            raise ValueError(f"small_cnn needs at least 1 layer, not {layers}")
+        _check_positive("small_cnn", dim=dim, width=width, layers=layers, grid=grid)
         self.dim = dim
         self.trunk = _convolutions(channels, width, layers, image_size, grid)
         self.head = nn.Linear(width * grid**2, dim)
@@ -53,6 +53,12 @@ class SmallCNN(ImageEncoder):
         """(N, C, S, S) pixels 0..255 -> (N, dim)."""
         x = scaled(x).contiguous(memory_format=torch.channels_last)
         return self.norm(self.head(self.trunk(x).flatten(1)))
+
+
+def _check_positive(name: str, **settings: int) -> None:
+    for key, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{key} of {name} must be at least 1, not {value}")
 
 
 def _convolutions(channels: int, width: int, layers: int, size: int, grid: int) -> nn.Sequential:
@@ -100,17 +106,30 @@ class MLP(Encoder):
         batchnorm: bool = True,
     ):
         super().__init__()
-        self.dim, self.features = dim, features
         widths = [features, *([256] if hidden is None else hidden)]
+        _check_positive("mlp", dim=dim, features=features, hidden=min(widths))
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        self.dim, self.features = dim, features
         parts: list[nn.Module] = [nn.BatchNorm1d(features, affine=False)]
         for before, after in itertools.pairwise(widths):
             parts += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         self.net = nn.Sequential(*parts, nn.Linear(widths[-1], dim))
         self.norm = feature_norm(dim, batchnorm)
 
+    def prepare(
+        self, inputs: Tensor | Sequence[Any], workers: int = 1, progress: Progress | None = None
+    ) -> Tensor:
+        """Rows as they are; raises ValueError for files and for rows of another length."""
+        rows = super().prepare(inputs, workers, progress)
+        if rows.ndim < 2 or rows.shape[1:].numel() != self.features:
+            raise ValueError(
+                f"mlp takes rows of {self.features} numbers, not inputs of shape "
+                f"{tuple(rows.shape)}"
+            )
+        return rows
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) with `features` numbers a row -> (N, dim)."""
         rows = x.flatten(1)
-        if rows.shape[1] != self.features:
-            raise ValueError(f"mlp takes rows of {self.features} numbers, not {rows.shape[1]}")
         return self.norm(self.net(rows if rows.is_floating_point() else rows.float()))

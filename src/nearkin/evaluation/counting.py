@@ -50,9 +50,10 @@ def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking
     for block in query_blocks(most[order].tolist()):
         places = order[block]
         rows = queries[places]
-        prepared = task.space.query(task.queries.block(rows))
-        thresholds, relevant = _relevant_similarities(task, rows, prepared, int(most[places].max()))
-        above = _count_above(task, rows, prepared, thresholds, relevant, tiles)
+        # Negated similarities ascend, as searching wants it: the first is the nearest.
+        negated = -task.space.query(task.queries.block(rows))
+        thresholds, relevant = _thresholds(task, rows, negated, int(most[places].max()))
+        above = _count_above(task, rows, negated, thresholds, relevant, tiles)
         del thresholds
         ranks = above.add_(torch.arange(1, above.shape[1] + 1, device=rows.device))
         nowhere = torch.arange(above.shape[1], device=rows.device)[None] >= relevant[:, None]
@@ -94,63 +95,61 @@ def _tiles(task: Retrieval) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     return lambda: iter(kept)
 
 
-def _relevant_similarities(
-    task: Retrieval, rows: Tensor, prepared: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    """Similarities to relevant items less half a tie (B, P), sorted downward; how many (B,)."""
+def _thresholds(task: Retrieval, rows: Tensor, negated: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Negated similarities to relevant items plus half a tie (B, P), ascending; how many (B,)."""
     found = torch.full(
-        (len(rows), max(most, 1)), -torch.inf, dtype=torch.float64, device=rows.device
+        (len(rows), max(most, 1)), torch.inf, dtype=torch.float64, device=rows.device
     )
     relevant = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for columns in task.relevance.columns(rows).split(TILE):
         lowered = task.space.gallery(task.gallery.block(columns), -TIE / 2)
-        similarity = prepared @ lowered.T  # (B, T)
+        distance = negated @ lowered.T  # (B, T)
         same = task.relevance.same(rows, columns)
         here = same.sum(1)
         at, column = same.nonzero(as_tuple=True)
         before = here.cumsum(0) - here
         slot = relevant[at] + torch.arange(len(at), device=at.device) - before[at]
-        found[at, slot] = similarity[at, column]
+        found[at, slot] = distance[at, column]
         relevant += here
     found = found[:, : max(int(relevant.max()), 1)]
-    return found.sort(1, descending=True).values, relevant
+    return found.sort(1).values, relevant
 
 
 def _count_above(
     task: Retrieval,
     rows: Tensor,
-    prepared: Tensor,
+    negated: Tensor,
     thresholds: Tensor,
     relevant: Tensor,
     tiles: Callable[[], Iterator[tuple[Tensor, Tensor]]],
 ) -> Tensor:
     """(B, P) int64: how many different items are at least as close as each relevant one."""
-    lowest = thresholds.gather(1, (relevant - 1).clamp_min(0)[:, None])  # (B, 1)
-    lowest = lowest.masked_fill((relevant == 0)[:, None], torch.inf)
+    last = thresholds.gather(1, (relevant - 1).clamp_min(0)[:, None])  # (B, 1)
+    last = last.masked_fill((relevant == 0)[:, None], -torch.inf)
     counts = torch.zeros(thresholds.numel(), dtype=torch.int64, device=rows.device)
     for columns, raised in tiles():
-        similarity = prepared @ raised.T  # (B, T)
-        flat = (similarity >= lowest).view(-1).nonzero()[:, 0]
+        distance = negated @ raised.T  # (B, T)
+        flat = (distance <= last).view(-1).nonzero()[:, 0]
         row = torch.div(flat, len(columns), rounding_mode="floor")
-        column = columns[flat - row * len(columns)]
-        kept = task.relevance.different(rows[row], column)
-        flat, row = flat[kept], row[kept]
-        first = _first_at_most(thresholds, row, similarity.view(-1)[flat])
+        kept = task.relevance.different(rows[row], columns[flat - row * len(columns)])
+        first = _first_at_least(thresholds, distance, flat[kept], row[kept])
         counts += torch.bincount(first, minlength=len(counts))
-    # An item above a threshold is above all smaller ones.
+    # An item nearer than one threshold is nearer than all that follow.
     return counts.view(thresholds.shape).cumsum(1)
 
 
-def _first_at_most(thresholds: Tensor, row: Tensor, value: Tensor) -> Tensor:
-    """Flat places of the first threshold <= value in rows sorted downward; the last one is."""
+def _first_at_least(thresholds: Tensor, distance: Tensor, flat: Tensor, row: Tensor) -> Tensor:
+    """Flat places (L,) in (B, P) of the first threshold of a row >= the distance at `flat` (L,)."""
     width = thresholds.shape[1]
-    sorted_flat = thresholds.reshape(-1)
-    # A binary search of our own: the library's needs as many values in every row.
-    first = row * width
+    if 8 * len(flat) > distance.numel():
+        return torch.searchsorted(thresholds, distance).view(-1)[flat] + row * width
+    # The library's search takes whole rows, of which few entries are near enough to count: a binary
+    # search over those alone.
+    value, ascending = distance.view(-1)[flat], thresholds.reshape(-1)
+    first, end = row * width, row * width + (width - 1)
     step = 1 << max(width - 1, 1).bit_length() - 1
-    end = first + (width - 1)
     while step:
-        above = sorted_flat[torch.minimum(first + (step - 1), end)] > value
-        first += step * above
+        below = ascending[torch.minimum(first + (step - 1), end)] < value
+        first += step * below
         step >>= 1
     return first
