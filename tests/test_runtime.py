@@ -127,6 +127,21 @@ def test_prepare_encoder_keys_the_dropouts_and_keeps_the_rest():
     assert isinstance(inner[2], nn.BatchNorm1d)
 
 
+def test_a_dropout_that_stands_in_two_places_stays_one_and_is_keyed_in_both():
+    drop = nn.Dropout(0.5)
+    encoder = prepare_encoder(nn.Sequential(drop, nn.Linear(4, 4), nn.Sequential(drop)))
+    assert isinstance(encoder[0], KeyedDropout)
+    assert encoder[0] is encoder[2][0]
+
+
+def test_prepare_encoder_keeps_what_stands_in_no_place_and_the_root():
+    module = nn.Module()
+    module.register_module("nothing", None)
+    assert prepare_encoder(module) is module
+    assert isinstance(prepare_encoder(nn.Dropout(0.5).eval()), KeyedDropout)
+    assert not prepare_encoder(nn.Dropout(0.5).eval()).training
+
+
 @pytest.mark.parametrize("shape", [(8, 3), (4, 3, 5), (4, 3, 5, 2)])
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_global_batchnorm_in_one_process_is_torchs(shape, momentum):

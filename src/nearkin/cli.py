@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from nearkin.catalog import Entry
+    from nearkin.console import Reporter
 
 app = typer.Typer(
     name="nearkin",
@@ -26,6 +33,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Let a recipe import code (package.module:Name).")
 ]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from nearkin import __version__
+
+        print(f"nearkin {__version__}")
+        raise typer.Exit(0)
 
 
 @app.command()
@@ -46,7 +64,7 @@ def train(
 ) -> None:
     """Train by a recipe, evaluate on classes never seen in training, write a run folder."""
     from nearkin import run
-    from nearkin.console import Reporter, fitting, scores_table
+    from nearkin.console import scores_table
 
     if resume and force:
         raise ValueError("--resume goes on with a run and --force replaces it; give one of them")
@@ -54,8 +72,7 @@ def train(
     if "=" in recipe and not Path(recipe).exists():
         recipe, changes = "glyphs", [recipe, *changes]
     _see_own_code(trust_code)
-    reporter = fitting() if _first() else Reporter(None)
-    try:
+    with _reporter() as reporter:
         done = run.train(
             recipe,
             set=changes,
@@ -65,8 +82,6 @@ def train(
             trust_code=trust_code,
             reporter=reporter,
         )
-    finally:
-        reporter.close()
     if not _first():
         return
     if as_json:
@@ -81,7 +96,10 @@ def evaluate(
     source: Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")],
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Measure a run on this folder, .npz or data set instead."),
+        typer.Option(
+            "--data",
+            help="Measure a run on this folder, or on the test split of an .npz or data set.",
+        ),
     ] = None,
     metrics: Annotated[
         list[str] | None, typer.Option("--metrics", help="Comma-separated, repeatable.")
@@ -94,23 +112,27 @@ def evaluate(
 ) -> None:
     """Measure a run, or anybody's embeddings, exactly."""
     from nearkin import measured
-    from nearkin.console import scores_table
+    from nearkin.console import block_table, remarks
 
     _see_own_code(trust_code)
     wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
-    found = measured.measure(
-        source,
-        data=data,
-        metrics=[name.strip() for name in wanted] or None,
-        closeness=closeness,
-        trust_code=trust_code,
-    )
+    with _reporter() as reporter:
+        found = measured.measure(
+            source,
+            data=data,
+            metrics=[name.strip() for name in wanted] or None,
+            closeness=closeness,
+            trust_code=trust_code,
+            progress=reporter.embedded,
+        )
     if as_json:
         _print_json(found)
         return
     for name in found:
-        if isinstance(found[name], Mapping) and name != "information":
-            print(scores_table({"test": found}, name, width=_width()))
+        if name not in ("queries", "without_relevant", "information"):
+            title = f"{data or source} ({name}, %)"
+            print(block_table([("value", found)], name, title, _width()), end="\n\n")
+    print(remarks({"test": found}))
 
 
 @app.command()
@@ -129,7 +151,16 @@ def embed(
     from nearkin import embed_files
 
     _see_own_code(trust_code)
-    done = embed_files.embed(run, source, out, force=force, trust_code=trust_code, say=_note)
+    with _reporter() as reporter:
+        done = embed_files.embed(
+            run,
+            source,
+            out,
+            force=force,
+            trust_code=trust_code,
+            say=reporter.say,
+            progress=reporter.embedded,
+        )
     if as_json:
         _print_json(done)
     else:
@@ -143,12 +174,17 @@ def report(
         Path | None, typer.Option("--out", help="The page; default report.html in the first run.")
     ] = None,
     trust_code: TrustCode = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the report of one or several runs: one HTML page that opens without a network."""
     from nearkin import reporting
 
     _see_own_code(trust_code)
-    print(reporting.report(runs, out, trust_code=trust_code, say=_note))
+    page = reporting.report(runs, out, trust_code=trust_code, say=_note)
+    if as_json:
+        _print_json({"report": str(page)})
+    else:
+        print(page)
 
 
 @data_app.command("list")
@@ -165,7 +201,8 @@ def data_check(
     """Look for what would stop training or leak into the test; exits 1 if there is something."""
     from nearkin.data.check import check
 
-    found = check(path)
+    with _reporter() as reporter:
+        found = check(path, reporter.prepared)
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -206,7 +243,8 @@ def show(
         _print_json({"items": [{key: getattr(entry, key) for key in keys} for entry in entries]})
         return
     for entry in entries:
-        print(f"{entry.kind} {entry.signature}\n\n{entry.doc}\n\n({entry.module})\n")
+        signature = entry.signature.replace("collections.abc.", "")
+        print(f"{entry.kind} {signature}\n\n{entry.doc.strip()}\n\n({entry.module})\n")
 
 
 @app.command()
@@ -228,7 +266,15 @@ def recipe(
 def _list(kind: str, as_json: bool) -> None:
     from nearkin.catalog import members
 
-    _print_items([(entry.name, entry.summary, entry.source) for entry in members(kind)], as_json)
+    _print_items([(e.name, _summary(e), e.source) for e in members(kind)], as_json)
+
+
+def _summary(entry: Entry) -> str:
+    """The first sentences of a member, without the source that stands beside them."""
+    if entry.kind in ("recipe", "metric"):
+        return entry.summary
+    paragraph = " ".join(entry.doc.partition("\n\n")[0].split())
+    return paragraph.replace(f" ({entry.source})", "")
 
 
 def _print_items(items: list[tuple[str, str, str]], as_json: bool) -> None:
@@ -236,16 +282,15 @@ def _print_items(items: list[tuple[str, str, str]], as_json: bool) -> None:
         keys = ("name", "summary", "source")
         _print_json({"items": [dict(zip(keys, item, strict=True)) for item in items]})
         return
-    from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
-    table.add_column(style="dim")
-    for item in items:
-        table.add_row(*(text.replace("[", r"\[") for text in item))
+    for name, summary, source in items:
+        table.add_row(Text(name), Text.assemble(summary, "  ", (source, "dim")))
     Console(width=_width()).print(table)
 
 
@@ -261,6 +306,18 @@ def _width() -> int:
     import shutil
 
     return min(shutil.get_terminal_size((100, 24)).columns, 140)
+
+
+@contextmanager
+def _reporter() -> Iterator[Reporter]:
+    """Shows the progress of long work on stderr, in the process that speaks."""
+    from nearkin.console import Reporter, fitting
+
+    reporter = fitting() if _first() else Reporter(None)
+    try:
+        yield reporter
+    finally:
+        reporter.close()
 
 
 def _first() -> bool:
@@ -281,16 +338,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _command(arguments: list[str] | None) -> int:
+    # Not its main(), which would swallow what a Ctrl-C has to say.
     command = typer.main.get_command(app)
-    code = command.main(args=arguments, prog_name="nearkin", standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with command.make_context("nearkin", given) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    return 0
 
 
 def _guarded(command: Callable[[], int]) -> int:
     if os.environ.get("NEARKIN_DEBUG") == "1":
         return command()
     try:
-        return command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command()
     except KeyboardInterrupt as stop:
         return _failed(str(stop) or "interrupted", 130)
     except BrokenPipeError:
@@ -303,8 +368,14 @@ def _guarded(command: Callable[[], int]) -> int:
         return _unexpected(error)
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _note(f"nearkin: warning: {' '.join(str(message).split())}")
+
+
 def _unexpected(error: Exception) -> int:
     usage = getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 2  # the help was printed
     if usage is not None:
         return _failed(f"{usage()} (see nearkin --help)", getattr(error, "exit_code", 2))
     if type(error).__name__ == "TrainingError":
@@ -315,11 +386,19 @@ def _unexpected(error: Exception) -> int:
     return _failed(f"this should not happen ({what}); NEARKIN_DEBUG=1 shows where", 1)
 
 
+_INSTEAD = {
+    errno.ENOSPC: "make room, or give another place with --out or NEARKIN_HOME",
+    errno.EACCES: "change the rights, or give another place with --out",
+    errno.EROFS: "give another place with --out",
+}
+
+
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and not str(error).startswith("there"):
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{where}"
-    return str(error) or type(error).__name__
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or type(error).__name__
+    where = f": {error.filename}" if error.filename else ""
+    instead = f"; {_INSTEAD[error.errno]}" if error.errno in _INSTEAD else ""
+    return f"{error.strerror}{where}{instead}"
 
 
 def _failed(text: str, code: int) -> int:

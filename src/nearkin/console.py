@@ -1,20 +1,19 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere; and
-the table."""
+"""What a person sees of long work: a progress bar on a terminal, plain lines elsewhere; and the
+table of scores."""
 
 from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from nearkin.loop import State
 
-ROWS = (
-    ("test", "trained"),
-    ("untrained", "untrained encoder"),
-    ("raw", "raw input"),
-)
+COLUMNS = (("test", "trained"), ("untrained", "untrained encoder"), ("raw", "raw input"))
+UNSEEN = "retrieval on classes never seen in training"
+PATIENCE = 30.0  # seconds between two plain lines of the same work
 
 
 class Reporter:
@@ -22,21 +21,31 @@ class Reporter:
 
     def __init__(self, stream: IO[str] | None):
         self.stream = stream
+        self._spoke = time.monotonic()
 
     def say(self, text: str) -> None:
         """One line."""
+        self._spoke = time.monotonic()
         if self.stream is not None:
             print(text, file=self.stream, flush=True)
 
     def prepared(self, done: int, total: int) -> None:
         """So many of the inputs are prepared."""
-        if done == total or done % 5000 < 256:
-            self.say(f"prepared {done} of {total} inputs")
+        self._now_and_then(f"prepared {done} of {total} inputs")
+
+    def embedded(self, done: int, total: int) -> None:
+        """So many of the items are embedded."""
+        self._now_and_then(f"embedded {done} of {total} items")
 
     def step(self, epochs: int) -> Callable[[State, int], None]:
         """What the loop calls after each step, with its state and the number of batches an
         epoch."""
-        return lambda state, batches: None
+
+        def show(state: State, batches: int) -> None:
+            said = f"epoch {state.epoch + 1} of {epochs}, batch {state.batch} of {batches}"
+            self._now_and_then(said)
+
+        return show
 
     def epoch(self, epoch: int, scores: Mapping[str, float] | None) -> None:
         """An epoch is over."""
@@ -46,6 +55,10 @@ class Reporter:
     def close(self) -> None:
         """Nothing more comes."""
         return
+
+    def _now_and_then(self, text: str) -> None:
+        if time.monotonic() - self._spoke > PATIENCE:
+            self.say(text)
 
 
 class Bar(Reporter):
@@ -67,7 +80,7 @@ class Bar(Reporter):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=Console(stderr=True),
         )
         self.progress.start()
@@ -80,12 +93,14 @@ class Bar(Reporter):
 
     def prepared(self, done: int, total: int) -> None:
         """The bar shows inputs."""
-        self._show("inputs", done, total)
-        if done == total:
-            self._clear()
+        self._count("inputs", done, total)
+
+    def embedded(self, done: int, total: int) -> None:
+        """The bar shows items."""
+        self._count("embedding", done, total)
 
     def step(self, epochs: int) -> Callable[[State, int], None]:
-        """The bar shows steps, with rows a second and the time that is left."""
+        """The bar shows the steps of all epochs, with the time that is left."""
 
         def show(state: State, batches: int) -> None:
             if state.step % 5 == 0 or state.batch == batches:
@@ -96,10 +111,18 @@ class Bar(Reporter):
     def epoch(self, epoch: int, scores: Mapping[str, float] | None) -> None:
         """The bar's note shows the last scores."""
         self.note = " ".join(f"{name} {value:.3f}" for name, value in (scores or {}).items())
+        if self.task is not None:
+            self.progress.update(self.task, note=self.note)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Leave the bar as it stands; nothing more comes."""
         self.progress.stop()
+
+    def _count(self, what: str, done: int, total: int) -> None:
+        self._show(what, done, total)
+        if done == total:
+            self.progress.remove_task(self.task)
+            self.task = None
 
     def _show(self, what: str, done: int, total: int) -> None:
         if self.task is None:
@@ -108,45 +131,42 @@ class Bar(Reporter):
             self.task, description=what, completed=done, total=total, note=self.note
         )
 
-    def _clear(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-
 
 def plain() -> Reporter:
     """Plain lines on stderr."""
     return Reporter(sys.stderr)
 
 
-def fitting(quiet: bool = False) -> Reporter:
-    """A bar on a terminal, plain lines elsewhere, nothing where asked for."""
-    if quiet:
-        return Reporter(None)
+def fitting() -> Reporter:
+    """A bar on a terminal, plain lines elsewhere."""
     return Bar() if sys.stderr.isatty() else plain()
 
 
 def scores_table(metrics: Mapping[str, Any], closeness: str = "cosine", width: int = 100) -> str:
-    """The table of a run's metrics.json as text: trained, untrained and raw, in percent with
-    intervals."""
+    """A run's metrics.json as text: trained, untrained and raw side by side, and what else was
+    found."""
+    columns = [(title, metrics[key]) for key, title in COLUMNS if key in metrics]
+    table = block_table(columns, closeness, f"{UNSEEN} ({closeness}, %)", width)
+    return f"{table}\n{remarks(metrics)}"
+
+
+def block_table(
+    columns: list[tuple[str, Mapping[str, Any]]], closeness: str, title: str, width: int = 100
+) -> str:
+    """Blocks of metrics.json as the columns of a table, in percent with 95 % intervals."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    rows = [(title, metrics[key]) for key, title in ROWS if key in metrics]
-    names = list(rows[0][1][closeness])
-    shown = [
-        n for n in names if n.startswith(("recall", "cmc", "map", "mrr", "ndcg", "r_pre", "preci"))
-    ]
-    table = Table(title=f"retrieval on classes never seen in training ({closeness}, %)")
-    table.add_column("")
-    for name in shown:
-        table.add_column(name, justify="right")
-    for title, said in rows:
-        cells = [_cell(said[closeness].get(name)) for name in shown]
-        table.add_row(title, *cells)
+    blocks = {name: block[closeness] for name, block in columns if closeness in block}
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", *blocks):
+        table.add_column(name, justify="right" if name else "left")
+    for name in dict.fromkeys(name for block in blocks.values() for name in block):
+        table.add_row(name, *(_cell(block.get(name)) for block in blocks.values()))
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(table)
-    return console.export_text().rstrip() + "\n" + _below(metrics)
+    return "\n".join(line.rstrip() for line in console.export_text().rstrip().splitlines())
 
 
 def _cell(said: Mapping[str, Any] | None) -> str:
@@ -155,15 +175,16 @@ def _cell(said: Mapping[str, Any] | None) -> str:
     value = f"{100 * said['value']:.1f}"
     if said.get("low") is None:
         return value
-    return f"{value}\n{100 * said['low']:.1f}-{100 * said['high']:.1f}"
+    return f"{value} ({100 * said['low']:.1f}-{100 * said['high']:.1f})"
 
 
-def _below(metrics: Mapping[str, Any]) -> str:
-    said = [f"{metrics['test']['queries']} queries"]
-    lone = metrics["test"]["without_relevant"]
-    if lone:
-        said.append(f"{lone} without a relevant item, not scored")
-    found = metrics["test"].get("information")
+def remarks(metrics: Mapping[str, Any]) -> str:
+    """How many queries were scored, the information in bits, which epoch was selected."""
+    test = metrics["test"]
+    said = [f"{test['queries']} queries"]
+    if test["without_relevant"]:
+        said.append(f"{test['without_relevant']} without a relevant item, not scored")
+    found = test.get("information")
     if found and found.get("bits") is not None:
         said.append(f"I(Z;Y) >= {found['bits']:.2f} of {found['ceiling']:.2f} bits")
     by = metrics.get("selected", {})

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import numpy as np
 import torch
 
 from nearkin import model as models
-from nearkin.data.images import fault
-from nearkin.measured import arrays
+from nearkin.data.images import fault, find_classes
+from nearkin.data.npz import read_arrays
 from nearkin.run_folder import write_npz
+
+ARRAYS = ("inputs", "images", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -36,30 +40,46 @@ def embed(
     force: bool = False,
     trust_code: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write embeddings (N, D) float32, ids (N,) and labels (N,) text where they are known.
+
+    source     a folder of images, an image, a list of paths (.txt), a table with a column path
+               (.csv), or arrays (.npz); paths in a list or table start at its folder
+    progress   told of (done, total) items that are embedded
 
     Returns {"file", "rows", "dim", "left_out"}. Raises ValueError or OSError, before anything is
     written, for an unknown form of `out`, a file that exists (without force), and a source that
     cannot be read.
     """
-    if out.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"--out must end in .npz or .parquet, not {out.name!r}")
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists; replace it with --force, or give another file")
+    _check_place(out, force)
     if out.suffix == ".parquet":
         _pyarrow()
     model = models.load(run, trust_code=trust_code)
-    items = _items(source)
-    items, left_out = _readable(items)
+    items, left_out = _readable(_items(source))
     for path, reason in left_out:
         say(f"left out {path}: {reason}")
     if not items.ids:
         raise ValueError(f"nothing in {source} can be read, so there is nothing to embed")
-    z = model.embed(items.inputs)
+    z = model.embed(items.inputs, progress=progress)
     write = _write_npz if out.suffix == ".npz" else _write_parquet
     write(out, z, items)
     return {"file": str(out), "rows": len(z), "dim": z.shape[1], "left_out": len(left_out)}
+
+
+def _check_place(out: Path, force: bool) -> None:
+    """Raise where `out` could not be written: long work must not end there."""
+    if out.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"--out must end in .npz or .parquet, not {out.name!r}")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; give a file with --out")
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists; replace it with --force, or give another file")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{out} cannot be written: {parent} is a file; give another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{out} cannot be written: no permission in {parent}; give --out")
 
 
 def _items(source: Path) -> Items:
@@ -70,24 +90,36 @@ def _items(source: Path) -> Items:
     files = models.image_files(source)
     if source.is_file():
         return Items(files, [source.name])
-    ids = [str(Path(file).relative_to(source)) for file in files]
-    parts = [Path(name).parts for name in ids]
-    labels = [part[0] for part in parts] if all(len(part) > 1 for part in parts) else None
+    ids = [Path(file).relative_to(source).as_posix() for file in files]
+    classes: dict[str, str] = {}
+    with contextlib.suppress(ValueError):  # images that lie beside each other have no classes
+        classes = {file.id: file.name for file in find_classes(source).files}
+    labels = [classes[name] for name in ids] if all(name in classes for name in ids) else None
     return Items(files, ids, labels)
 
 
 def _of_arrays(source: Path) -> Items:
-    held = arrays(source)
-    name = next((n for n in ("inputs", "images", "embeddings") if n in held), None)
+    held = read_arrays(source)
+    name = next((n for n in ARRAYS if n in held), None)
     if name is None:
         raise ValueError(
             f"{source} has no array 'inputs'; it has {', '.join(sorted(held)) or 'none'}"
         )
     x = held[name]
+    if x.dtype.kind not in "biuf" or x.ndim < 2:
+        raise ValueError(
+            f"{name} in {source} must be numbers, one row or picture an item, not {x.dtype} of "
+            f"shape {x.shape}"
+        )
     if name == "images" and x.ndim == 3:
         x = x[:, None]
     if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
         x = np.moveaxis(x, 3, 1)
+    for key in ("ids", "labels"):
+        if key in held and held[key].shape != x.shape[:1]:
+            raise ValueError(
+                f"{key} in {source} are of shape {held[key].shape}; {len(x)} items need one each"
+            )
     ids = held["ids"].astype(str).tolist() if "ids" in held else [str(i) for i in range(len(x))]
     labels = held["labels"].astype(str).tolist() if "labels" in held else None
     return Items(torch.from_numpy(np.ascontiguousarray(x)), ids, labels)
@@ -96,15 +128,22 @@ def _of_arrays(source: Path) -> Items:
 def _of_list(source: Path) -> Items:
     """A text file with a path a line, or a table with a column `path` and perhaps `label`."""
     labels = None
-    with open(source, newline="", encoding="utf-8") as file:
-        if source.suffix == ".txt":
-            ids = [line.strip() for line in file if line.strip()]
-        else:
-            rows = list(csv.DictReader(file))
-            if not rows or "path" not in rows[0]:
-                raise ValueError(f"{source} needs a header with a column 'path', and rows below it")
-            ids = [row["path"] for row in rows]
-            labels = [row["label"] for row in rows] if "label" in rows[0] else None
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{source} is no text in UTF-8 ({error.reason}); save it as UTF-8"
+        ) from None
+    if source.suffix == ".txt":
+        ids = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        rows = list(csv.DictReader(text.splitlines()))
+        if not rows or not all(row.get("path") for row in rows):
+            raise ValueError(
+                f"{source} needs a header with a column 'path', and a path in every row below it"
+            )
+        ids = [row["path"] for row in rows]
+        labels = [row["label"] or "" for row in rows] if "label" in rows[0] else None
     if not ids:
         raise ValueError(f"{source} lists no paths")
     return Items([str(source.parent / name) for name in ids], ids, labels)
@@ -113,11 +152,16 @@ def _of_list(source: Path) -> Items:
 def _readable(items: Items) -> tuple[Items, list[tuple[str, str]]]:
     if isinstance(items.inputs, torch.Tensor):
         return items, []
-    faults = [fault(path) for path in items.inputs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = list(pool.map(_fault, items.inputs))
     keep = [i for i, reason in enumerate(faults) if reason is None]
     left_out = [(items.ids[i], reason) for i, reason in enumerate(faults) if reason is not None]
     labels = None if items.labels is None else [items.labels[i] for i in keep]
     return Items([items.inputs[i] for i in keep], [items.ids[i] for i in keep], labels), left_out
+
+
+def _fault(path: str) -> str | None:
+    return fault(path) if os.path.exists(path) else "there is no such file"
 
 
 def _write_npz(out: Path, z: np.ndarray, items: Items) -> None:

@@ -22,11 +22,10 @@ def optimizers_of(
     """One optimizer for each learner that has parameters.
 
     makers    learner -> maker; `default` for those without their own. `encoder.head` gives the
-        submodule
-              `head` of the learner `encoder` an optimizer of its own; a part of a sum,
+              submodule `head` of the learner `encoder` an optimizer of its own; a part of a sum,
               `part.critic`, may be named `critic`
     factors   pattern over "learner.parameter" -> factor on the learning rate; the last that fits
-        counts
+              counts
 
     Parameters of one dimension (biases, scales and shifts) get no weight decay.
     """
@@ -121,7 +120,6 @@ def held(learners: Mapping[str, nn.Module], method: nn.Module, optimizers: Optim
     for name, parameter in method.named_parameters():
         if parameter.requires_grad and parameter not in optimized:
             raise ValueError(
-                f"the parameter {name} would never learn: no optimizer holds it; name its module "
-                "in "
-                "learners(), or freeze it with requires_grad_(False)"
+                f"the parameter {name} would never learn: no optimizer holds it; name its "
+                "module in learners(), or freeze it with requires_grad_(False)"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from nearkin import model as models
-from nearkin.config import build
+from nearkin.config import build, load_recipe
 from nearkin.data.base import Table
-from nearkin.data.images import find_images
+from nearkin.data.images import find_classes, find_faults
+from nearkin.data.npz import read_arrays
 from nearkin.evaluation import evaluate
 from nearkin.measure import block, information
 from nearkin.run_folder import RunFolder
 
 METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")
 CLOSENESS = ("cosine", "euclidean")
+HELD = ("embeddings", "labels", "names", "ids", "is_query", "is_gallery", "relevant")
+
+Progress = Callable[[int, int], None]
 
 
 def measure(
@@ -29,15 +33,17 @@ def measure(
     metrics: Sequence[str] | None = None,
     closeness: str | None = None,
     trust_code: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """One block as under "test" in metrics.json, with "queries" and "without_relevant".
 
     source      a run folder, or an .npz with embeddings, labels and optionally gallery_embeddings,
                 gallery_labels, groups (and gallery_groups)
-    data        for a run: measure on this folder of images, .npz file or named data set (its test
-                split)
+    data        for a run: measure on this folder of images, or on the test split of this .npz file
+                or named data set
     metrics     names; default: those of the run's recipe, or recall@1, 2, 4, 8 and map@r
     closeness   cosine or euclidean; default both
+    progress    told of (done, total) items of `data` that are embedded
 
     Raises ValueError or OSError for whatever cannot be read.
     """
@@ -46,94 +52,84 @@ def measure(
     if path.suffix == ".npz":
         if data is not None:
             raise ValueError("--data goes with a run; an .npz file holds its own embeddings")
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path}; give a run, or embeddings as .npz")
         return _of_file(path, tuple(metrics or METRICS), closenesses)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give a run folder, or embeddings as .npz")
     folder = RunFolder(path)
     folder.check_format()
+    recipe = load_recipe(path / "recipe.yaml")
     if data is None:
-        z, table = _test_of(folder)
+        table = _test_of(folder)
+        z = table.inputs
     else:
-        table, z = _embedded(folder, data, trust_code)
-    return block(z, table, list(metrics or _metrics_of(folder)), 0, closenesses)
+        model = models.load(path, trust_code=trust_code)
+        table = _table(data, trust_code)
+        z = torch.from_numpy(model.embed(table.inputs, progress=progress))
+    assert isinstance(z, Tensor)
+    wanted = list(metrics or recipe.get("evaluate") or METRICS)
+    return block(z, table, wanted, recipe.get("seed", 0), closenesses)
 
 
-def _metrics_of(folder: RunFolder) -> list[str]:
-    from nearkin.config import load_recipe
-
-    return list(load_recipe(folder.path / "recipe.yaml").get("evaluate") or METRICS)
-
-
-def _test_of(folder: RunFolder) -> tuple[Tensor, Table]:
+def _test_of(folder: RunFolder) -> Table:
+    """The test split as the run embedded it."""
     path = folder.path / "embeddings.npz"
     if not path.is_file():
         raise FileNotFoundError(f"the run in {folder.path} is not finished; end it with --resume")
-    held = arrays(path)
-    table = Table(
+    held = read_arrays(path)
+    missing = [name for name in HELD if name not in held]
+    if missing:
+        raise ValueError(f"{path} has no array {missing[0]!r}; no run of this version wrote it")
+    columns = {name: torch.from_numpy(held[name]) for name in HELD[4:]}
+    if bool(columns["is_query"].all()) and bool(columns["is_gallery"].all()):
+        # All rows in both roles means leave one out, not that each row finds itself.
+        columns = {"relevant": columns["relevant"]}
+    return Table(
         inputs=torch.from_numpy(held["embeddings"]),
         label=torch.from_numpy(held["labels"]),
         names=tuple(held["names"].tolist()),
         ids=tuple(held["ids"].tolist()),
-        columns={
-            name: torch.from_numpy(held[name]) for name in ("is_query", "is_gallery", "relevant")
-        },
+        columns=columns,
     )
-    if bool(table["is_query"].all()) and bool(table["is_gallery"].all()):
-        # All rows in both roles means leave one out, not that each row finds itself.
-        table = Table(
-            table.inputs, table.label, table.names, table.ids, {"relevant": table["relevant"]}
-        )
-    return torch.from_numpy(held["embeddings"]), table
-
-
-def arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; raises for a missing file, another kind of file and for pickled
-    objects."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}") from None
-    except (ValueError, OSError, AttributeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as .npz ({error}); write it with numpy.savez, without object "
-            "arrays"
-        ) from None
 
 
 def _of_file(path: Path, metrics: tuple[str, ...], closenesses: Sequence[str]) -> dict[str, Any]:
-    held = arrays(path)
+    held = read_arrays(path)
     missing = [name for name in ("embeddings", "labels") if name not in held]
     if missing:
         raise ValueError(
             f"{path} has no array {missing[0]!r}; it has {', '.join(sorted(held)) or 'none'}"
         )
-    gallery, groups = held.get("gallery_embeddings"), held.get("groups")
-    if gallery is not None and groups is not None:
-        if "gallery_groups" not in held:
-            raise ValueError(f"{path} has groups and a gallery, so it needs gallery_groups too")
-        groups = (groups, held["gallery_groups"])
     ranked = [name for name in metrics if name != "information"] or list(METRICS)
     said: dict[str, Any] = {}
-    for closeness in closenesses:
-        result = evaluate(
-            held["embeddings"],
-            held["labels"],
-            gallery,
-            held.get("gallery_labels"),
-            metrics=ranked,
-            closeness=closeness,
-            exclude=groups,
-        )
-        said[closeness] = result.to_dict()
-        said["queries"], said["without_relevant"] = result.queries, result.without_relevant
-    if "information" in metrics:
-        said["information"] = information(held["embeddings"], held["labels"], 0)
+    try:
+        for closeness in closenesses:
+            result = evaluate(
+                held["embeddings"],
+                held["labels"],
+                held.get("gallery_embeddings"),
+                held.get("gallery_labels"),
+                metrics=ranked,
+                closeness=closeness,
+                exclude=_groups(held),
+            )
+            said[closeness] = result.to_dict()
+            said["queries"], said["without_relevant"] = result.queries, result.without_relevant
+        if "information" in metrics:
+            said["information"] = information(held["embeddings"], held["labels"], 0)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
     return said
 
 
-def _embedded(folder: RunFolder, data: str, trust_code: bool) -> tuple[Table, Tensor]:
-    model = models.load(folder.path, trust_code=trust_code)
-    table = _table(data, trust_code)
-    return table, torch.from_numpy(model.embed(table.inputs))
+def _groups(held: dict[str, np.ndarray]) -> Any:
+    groups = held.get("groups")
+    if groups is None or "gallery_embeddings" not in held:
+        return groups
+    if "gallery_groups" not in held:
+        raise ValueError("groups with a gallery need gallery_groups too")
+    return groups, held["gallery_groups"]
 
 
 def _table(data: str, trust_code: bool) -> Table:
@@ -143,25 +139,25 @@ def _table(data: str, trust_code: bool) -> Table:
         return labelled_folder(path)
     if path.suffix == ".npz":
         return build({"npz": {"path": data}}, "data", {}, "--data").test
+    if len(path.parts) > 1 and ":" not in data:
+        raise FileNotFoundError(f"there is no folder {data}; give a folder, .npz or data set")
     return build(data, "data", {}, "--data", trust_code=trust_code).test
 
 
 def labelled_folder(path: Path) -> Table:
-    """Every image below a folder, its first sub-folder as the class; unreadable ones are left
-    out."""
-    from nearkin.data.images import fault
-
-    classes = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and entry.name[0] != "."]
-    found = [(p, c.name) for c in classes for p in find_images(c) if fault(str(p)) is None]
-    if not found:
-        raise ValueError(
-            f"{path} holds no readable images in sub-folders; give one sub-folder a class"
-        )
-    names = tuple(dict.fromkeys(name for _, name in found))
+    """Every readable image of a folder of classes; its test part, where train and test stand
+    above the classes."""
+    files = find_classes(path).files
+    files = [file for file in files if file.split in (None, "test")]
+    faults = find_faults(path, files)
+    files = [file for file in files if file.path not in faults]
+    if not files:
+        raise ValueError(f"no image below {path} can be read; nearkin data check {path} says why")
+    names = tuple(dict.fromkeys(file.name for file in files))
     code = {name: i for i, name in enumerate(names)}
     return Table(
-        inputs=tuple(str(p) for p, _ in found),
-        label=torch.tensor([code[name] for _, name in found]),
+        inputs=tuple(file.path for file in files),
+        label=torch.tensor([code[file.name] for file in files]),
         names=names,
-        ids=tuple(str(Path(p).relative_to(path)) for p, _ in found),
+        ids=tuple(file.id for file in files),
     )

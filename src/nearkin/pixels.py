@@ -63,8 +63,8 @@ def read_images(
     Decoded by `workers` threads (default: one a core) into a file in the cache folder, which is
     named by the paths, sizes and times of the files; a second call maps it and decodes nothing, and
     the pictures need no memory. Without a cache folder to write to, for a few pictures and for
-    Pillow images, the result is in memory. The tensor may be written to: the file never changes. `progress(done,
-    total)` is told of decoded pictures.
+    Pillow images, the result is in memory. The tensor may be written to: the file never changes.
+    `progress(done, total)` is told of decoded pictures.
     """
     _check(image_size, channels)
     shape = (len(paths), channels, image_size, image_size)

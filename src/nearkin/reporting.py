@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nearkin import model as models
+from nearkin.assemble import OWN
 from nearkin.config import build, load_recipe
 from nearkin.report import RunView, read_run, write_report
 from nearkin.run import pictures_of
@@ -44,6 +45,8 @@ def _pictures(view: RunView, trust_code: bool) -> Callable[[int], Any] | None:
     from dataclasses import replace
 
     recipe = load_recipe(view.folder / "recipe.yaml")
+    if recipe["data"] == OWN:
+        raise ValueError("they were given in Python")
     test = build(recipe["data"], "data", {}, "data", trust_code=trust_code).test
     if list(test.ids) != view.ids:
         raise ValueError("the data have changed since the run")

@@ -454,17 +454,24 @@ def prepare_encoder(encoder: nn.Module, frozen: Sequence[nn.Module] = ()) -> nn.
             return _global(module)  # type: ignore[arg-type]
         return None
 
-    return _replaced(encoder, made)
+    return _replaced(encoder, made, {})
 
 
-def _replaced(module: nn.Module, made: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+def _replaced(
+    module: nn.Module,
+    made: Callable[[nn.Module], nn.Module | None],
+    done: dict[nn.Module, nn.Module],
+) -> nn.Module:
+    if module in done:  # one module may stand in several places, and stays one
+        return done[module]
     new = made(module)
-    if new is not None:
-        new.train(module.training)
-        return new
-    for name, child in module.named_children():
-        setattr(module, name, _replaced(child, made))
-    return module
+    done[module] = module if new is None else new.train(module.training)
+    if new is None:
+        # named_children would pass over the second place of a module.
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _replaced(child, made, done)
+    return done[module]
 
 
 def _global(module: _BatchNorm) -> GlobalBatchNorm:
