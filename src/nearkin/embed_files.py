@@ -57,10 +57,11 @@ def embed(
         _pyarrow()
     model = models.load(run, trust_code=trust_code)
     items, left_out = _readable(_items(source))
+    if not items.ids:
+        first = ": ".join(left_out[0]) if left_out else "it is empty"
+        raise ValueError(f"nothing in {source} can be embedded ({first})")
     for path, reason in left_out:
         say(f"left out {path}: {reason}")
-    if not items.ids:
-        raise ValueError(f"nothing in {source} can be read, so there is nothing to embed")
     z = model.embed(items.inputs, progress=progress)
     write = _write_npz if out.suffix == ".npz" else _write_parquet
     write(out, z, items)

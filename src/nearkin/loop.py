@@ -116,7 +116,8 @@ def minimize(turn: Turn, who: Players, clip: float | None) -> bool:
             f"a turn trains {', '.join(turn.learns)}, but its loss does not depend on them; "
             "was the embedding detached, or are they frozen?"
         )
-    average_gradients(who.parameters)
+    if world() > 1:
+        average_gradients(who.parameters)
     if clip is not None:
         nn.utils.clip_grad_norm_(who.parameters, clip)
     for optimizer in who.optimizers:
@@ -278,9 +279,7 @@ class Loop:
                 group["lr"] = group["initial_lr"] * factor
         begin_step(self.seed, step)
         mine = rows[share(len(rows))] if world() > 1 else rows
-        taken = {name: self._there(x.index_select(0, mine)) for name, x in columns.items()}
-        taken["index"] = self._there(mine)
-        batch = Batch(self._there(inputs.index_select(0, mine)), **taken)
+        batch = self._batch(inputs, columns, mine)
         turns = 0
         last: Turn | None = None
         for turn in self._trainable().turns(batch):
@@ -291,8 +290,13 @@ class Loop:
         if step % LOG_EVERY == 0 or step % DIAGNOSE_EVERY == 0:
             self._note_step(turns, last, len(rows), began)
 
-    def _there(self, x: Tensor) -> Tensor:
-        return x if self.device.type == "cpu" else x.to(self.device, non_blocking=True)
+    def _batch(self, inputs: Tensor, columns: dict[str, Tensor], rows: Tensor) -> Batch:
+        taken = {name: column.index_select(0, rows) for name, column in columns.items()}
+        chosen, taken["index"] = inputs.index_select(0, rows), rows
+        if self.device.type != "cpu":
+            chosen = chosen.to(self.device, non_blocking=True)
+            taken = {name: x.to(self.device, non_blocking=True) for name, x in taken.items()}
+        return Batch(chosen, **taken)
 
     def _who(self, learns: tuple[str, ...]) -> Players:
         who = self._players.get(learns)

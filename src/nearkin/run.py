@@ -138,9 +138,11 @@ def _is_bundled(name: str) -> bool:
 def _how_to_go_on(folder: RunFolder, own: Mapping[str, str], trust_code: bool) -> str:
     if own:
         return f"go on with nearkin.train(..., out={os.fspath(folder.path)!r}, resume=True)"
-    words = ["nearkin", "train", folder.path / "recipe.yaml", "--out", folder.path, "--resume"]
+    many = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', world())} -m nearkin"
+    words = many.split() if world() > 1 else ["nearkin"]
+    words += ["train", str(folder.path / "recipe.yaml"), "--out", str(folder.path), "--resume"]
     words += ["--trust-code"] if trust_code else []
-    return f"go on with: {shlex.join(map(str, words))}"
+    return f"go on with: {shlex.join(words)}"
 
 
 def _check_same(folder: RunFolder, recipe: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ class Balanced(Sampler):
     def remarks(self, columns: Mapping[str, Tensor]) -> list[str]:
         """How many rows an epoch covers, and how many classes repeat rows."""
         label = columns["label"].numpy()
-        sizes = np.unique(label, return_counts=True)[1]
+        sizes = np.array([len(rows) for rows in _members(label)])
         self._check(len(sizes))
         first = self.batches(columns, 0, 0)
         covered = len(torch.cat(first).unique())
@@ -110,8 +110,7 @@ class Balanced(Sampler):
         if present < self.classes:
             raise ValueError(
                 f"a balanced batch of {self.classes} classes needs as many, but the table has "
-                f"{present}; "
-                f"set classes to {present} or less"
+                f"{present}; set classes to {present} or less"
             )
 
     def _count(self, rows: int, present: int) -> int:
@@ -165,13 +164,16 @@ def _members(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _rounds(present: int, take: int, random: np.random.Generator) -> Iterator[list[int]]:
-    """Without end: `take` of 0..present-1, each visited once a round, and none twice in one choice
-    unless there are too few."""
+    """Without end: `take` of 0..present-1, each visited once a round.
+
+    None stands twice in one choice unless there are too few, and then all stand there as often.
+    """
+    rounds, rest = divmod(take, present)
     waiting: list[int] = []
     while True:
-        while len(waiting) < take:
+        while len(waiting) < rest:
             fresh = random.permutation(present).tolist()
             # What is left over from the last round goes first, so it must come last in this one.
             waiting += sorted(fresh, key=waiting.__contains__)
-        chosen, waiting = waiting[:take], waiting[take:]
-        yield chosen
+        chosen, waiting = waiting[:rest], waiting[rest:]
+        yield [*range(present)] * rounds + chosen

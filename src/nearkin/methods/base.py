@@ -60,9 +60,9 @@ class Supervised(Method):
 
     def turns(self, batch: Batch) -> Iterator[Turn]:
         """Augment and embed this process's rows, gather all, then the objective's turns."""
-        keys = batch["key"]
+        keys, encoder = batch["key"], self.encoder
         with keyed(keys), autocast(keys.device, self.precision):
-            z = self.encoder(self.encoder.augment(batch.inputs, keys))
+            z = encoder(encoder.augment(batch.inputs, keys))
         z, columns = gather(at_least_float32(z), batch.without_inputs())
         self._last = (z.detach(), columns)
         yield from self.objective.turns(z, columns)
