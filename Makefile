@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test quick check docs bench clean
+.PHONY: demo test quick check bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/nearkin train glyphs --out runs/glyphs $(if $(wildcard runs/glyphs),--force)

@@ -417,7 +417,7 @@ def test_a_recipe_has_an_objective_or_a_method():
         ({"train": {"epoch": 3}}, "train takes no 'epoch'; did you mean 'epochs'?"),
         ({"train": {"epochs": 0}}, "train.epochs: expected at least 1, got 0"),
         ({"train": {"epochs": 2.0}}, "train.epochs: expected an integer, got 2.0"),
-        ({"train": {"workers": -1}}, "train.workers: expected at least 0, got -1"),
+        ({"train": {"workers": 0}}, "train.workers: expected at least 1, got 0"),
         ({"train": {"clip": 0}}, "train.clip: expected more than 0, got 0"),
         ({"train": {"early_stop": 0}}, "train.early_stop: expected at least 1, got 0"),
         ({"train": {"freeze_batchnorm": 1}},

@@ -280,7 +280,7 @@ def test_collapse_is_warned_of_once_a_run(monkeypatch):
         assert len(said) == 1
 
 
-def test_records_are_written_every_ten_steps_and_at_every_epoch():
+def test_records_are_written_every_seven_steps_and_at_every_epoch():
     records = []
 
     def log(record):
@@ -291,7 +291,7 @@ def test_records_are_written_every_ten_steps_and_at_every_epoch():
     loop = loop_of(method, batch=2, epochs=2, log=log)
     loop.run(table(), lambda epoch: {"validation": {"recall@1": epoch}}, None)
     steps = [r for r in records if r["event"] == "step"]
-    assert [r["step"] for r in steps] == [0, 10, 20]
+    assert [r["step"] for r in steps] == [0, 7, 14, 21]
     assert all(r["learns"] == ["encoder", "objective"] and r["turns"] == 1 for r in steps)
     assert {"total", "tightness", "contrast"} <= set(steps[0]["terms"])
     assert {"pull", "push", "cosine_mean", "effective_rank"} <= set(steps[0])

@@ -560,7 +560,7 @@ def test_a_folder_of_images_takes_the_recipe_folder(tmp_path, monkeypatch):
     (tmp_path / "my photos").mkdir()
     name, said = run._named("my photos")
     assert name == "my-photos"
-    assert said["data"] == {"folder": {"path": "my photos"}}
+    assert said["data"] == {"folder": {"path": str(tmp_path / "my photos")}}
     (tmp_path / "digits").mkdir()
     assert run._named("digits")[1]["data"] == {"digits": {}}
     assert run._named(f".{os.sep}digits")[1]["data"] == {"folder": {"path": f".{os.sep}digits"}}

@@ -132,7 +132,7 @@ def _prepared(splits: Splits, encoder: Encoder, workers: int, progress: Any) -> 
     def ready(table: Table | None) -> Table | None:
         if table is None:
             return None
-        return replace(table, inputs=encoder.prepare(table.inputs, max(workers, 1), progress))
+        return replace(table, inputs=encoder.prepare(table.inputs, workers, progress))
 
     train, test = ready(splits.train), ready(splits.test)
     assert train is not None

@@ -30,7 +30,7 @@ def affine(
     (N, C, H, W) pixels 0..255 and keys (N,) -> float32 of the same shape; borders repeat their
     edge.
     """
-    around = uniform(keys, 6, stream=101).mul(2).sub(1).unbind(1)  # six draws in [-1, 1)
+    around = uniform(keys, 5, stream=101).mul(2).sub(1).unbind(1)  # five draws in [-1, 1)
     angle, size, slant = (
         around[0] * math.radians(rotation),
         1 + scale * around[1],

@@ -113,10 +113,11 @@ def evaluate(
     """Measure a run, or anybody's embeddings, exactly."""
     from nearkin import measured
     from nearkin.console import block_table, remarks
+    from nearkin.runtime import processes
 
     _see_own_code(trust_code)
     wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
-    with _reporter() as reporter:
+    with _reporter() as reporter, processes():
         found = measured.measure(
             source,
             data=data,
@@ -125,6 +126,8 @@ def evaluate(
             trust_code=trust_code,
             progress=reporter.embedded,
         )
+    if not _first():
+        return
     if as_json:
         _print_json(found)
         return

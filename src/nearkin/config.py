@@ -47,7 +47,7 @@ class Train:
     select_by        the metric that selects
     clip             largest gradient norm of a learner; None: no clipping
     device           "auto", "cpu", "cuda", "cuda:1", "mps"
-    workers          processes that prepare rows; 0: none
+    workers          threads that decode images, at least 1
     start            a run whose encoder this one starts from
     early_stop       stop after so many epochs without improvement on validation
     freeze_batchnorm BatchNorm in evaluation mode; its scale and shift still learn
@@ -61,7 +61,7 @@ class Train:
     select_by: str = "map@r"
     clip: Annotated[float, Field(gt=0)] | None = None
     device: str = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: AtLeastOne = 2
     start: str | None = None
     early_stop: AtLeastOne | None = None
     freeze_batchnorm: bool = False
@@ -427,7 +427,11 @@ def _construct(value: Any, facts: Mapping[str, Any]) -> Any:
 def _call(call: _Call, facts: Mapping[str, Any]) -> Any:
     settings = {key: _construct(value, facts) for key, value in call.settings.items()}
     required = [key for key, slot in call.slots.items() if slot.default is REQUIRED]
-    settings |= {key: facts[key] for key in required if key not in settings and key in facts}
+    # A fact also stands in for a None: `classes` of a loss with one learned boundary a class.
+    open_ = [
+        k for k, slot in call.slots.items() if slot.default is REQUIRED or slot.default is None
+    ]
+    settings |= {k: facts[k] for k in open_ if settings.get(k) is None and k in facts}
     waits = call.kind is not None and call.kind.waits
     # A recipe cannot say a tensor: what takes one is bound later, by whoever owns the parameter.
     tensor = loaded("torch:Tensor") if waits else REQUIRED

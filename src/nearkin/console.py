@@ -159,14 +159,15 @@ def block_table(
     from rich.table import Table
 
     blocks = {name: block[closeness] for name, block in columns if closeness in block}
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", *blocks):
         table.add_column(name, justify="right" if name else "left")
     for name in dict.fromkeys(name for block in blocks.values() for name in block):
         table.add_row(name, *(_cell(block.get(name)) for block in blocks.values()))
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(table)
-    return "\n".join(line.rstrip() for line in console.export_text().rstrip().splitlines())
+    lines = [line.rstrip() for line in console.export_text().rstrip().splitlines()]
+    return "\n".join([title, *lines])
 
 
 def _cell(said: Mapping[str, Any] | None) -> str:

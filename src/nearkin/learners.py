@@ -3,6 +3,7 @@ is left out."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -44,6 +45,7 @@ def optimizers_of(
             used.add(key)
             optimizers[learner] = makers[key](_groups(named, factors or {}))
     _check_used(used, makers, learners)
+    _check_patterns(factors or {}, learners)
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("factor")
@@ -70,6 +72,18 @@ def _check_used(
             known = ", ".join(sorted(learners))
             raise ValueError(
                 f"optim.{key} names no learner and no part of one; the learners are {known}"
+            )
+
+
+def _check_patterns(factors: Mapping[str, float], learners: Mapping[str, nn.Module]) -> None:
+    names = [f"{learner}.{n}" for learner, m in learners.items() for n, _ in m.named_parameters()]
+    for pattern in factors:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, 1, cutoff=0.0)
+            raise ValueError(
+                f"train.factors: {pattern!r} fits no parameter; one of them is {near[0]!r}"
+                if near
+                else f"train.factors: {pattern!r} fits no parameter, for there is none"
             )
 
 

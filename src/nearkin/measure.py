@@ -25,15 +25,22 @@ QUICK = ("recall@1", "map@r")
 def embed_rows(
     module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device
 ) -> Tensor:
-    """(N, D) embeddings on the CPU, in evaluation mode; rows are split over the processes."""
+    """(N, D) embeddings on the CPU, in evaluation mode; the module's modes come back after it."""
     training = {m: m.training for m in module.modules()}
     module.eval()
-    mine = inputs[share(len(inputs))] if world() > 1 else inputs
-    parts = [embed(part.to(device)) for part in mine.split(BATCH)]
-    z = gather_rows(torch.cat(parts)).cpu()
+    parts = [embed(part.to(device)) for part in inputs.split(BATCH)]
     for m, mode in training.items():
         m.training = mode
-    return z
+    return torch.cat(parts).cpu()
+
+
+def embed_shares(
+    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device
+) -> Tensor:
+    """`embed_rows` with the rows split over the processes; all of them must ask, all get all
+    rows."""
+    mine = inputs[share(len(inputs))] if world() > 1 else inputs
+    return gather_rows(embed_rows(module, embed, mine, device))
 
 
 def evaluate_table(

@@ -18,6 +18,7 @@ from nearkin.data.npz import read_arrays
 from nearkin.evaluation import evaluate
 from nearkin.measure import block, information
 from nearkin.run_folder import RunFolder
+from nearkin.runtime import Shards
 
 METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")
 CLOSENESS = ("cosine", "euclidean")
@@ -85,6 +86,8 @@ def _test_of(folder: RunFolder) -> Table:
     if bool(columns["is_query"].all()) and bool(columns["is_gallery"].all()):
         # All rows in both roles means leave one out, not that each row finds itself.
         columns = {"relevant": columns["relevant"]}
+    if "group" in held:
+        columns["group"] = torch.from_numpy(held["group"])
     return Table(
         inputs=torch.from_numpy(held["embeddings"]),
         label=torch.from_numpy(held["labels"]),
@@ -113,6 +116,7 @@ def _of_file(path: Path, metrics: tuple[str, ...], closenesses: Sequence[str]) -
                 metrics=ranked,
                 closeness=closeness,
                 exclude=_groups(held),
+                gather=Shards(),
             )
             said[closeness] = result.to_dict()
             said["queries"], said["without_relevant"] = result.queries, result.without_relevant

@@ -62,7 +62,9 @@ class Model:
         inputs = as_inputs(items)
         parts = []
         for start in range(0, max(len(inputs), 1), CHUNK):
-            part = self.encoder.prepare(inputs[start : start + CHUNK], workers)
+            part = self.encoder.prepare(inputs[start : start + CHUNK], workers, keep=False)
+            if part.is_floating_point():
+                part = part.to(self._dtype())  # numpy's own float64 meets float32 weights
             z = embed_rows(self.encoder, self._embed, part, self.device)
             _check_numbers(z, start)
             parts.append(z.numpy().astype(np.float32))
@@ -70,7 +72,13 @@ class Model:
                 progress(start + len(z), len(inputs))
         return np.concatenate(parts)
 
+    def _dtype(self) -> torch.dtype:
+        kinds = [p.dtype for p in self.encoder.parameters() if p.is_floating_point()]
+        return kinds[0] if kinds else torch.float32
+
     def _embed(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            x = x.float()  # numpy's own floats
         with autocast(self.device, self.card.get("precision", "float32")):
             return self.encoder(x).float()
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.cache import cache_folder, fingerprint, keep
+from nearkin.cache import cache_folder, fingerprint
+from nearkin.cache import keep as keep_file
 
 # Fewer pictures than this are decoded faster than a file is worth.
 _WORTH_KEEPING = 64
@@ -57,14 +58,15 @@ def read_images(
     channels: int = 3,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    keep: bool = True,
 ) -> Tensor:
     """(N, channels, image_size, image_size) uint8 of N files, each as `read_image` gives it.
 
     Decoded by `workers` threads (default: one a core) into a file in the cache folder, which is
     named by the paths, sizes and times of the files; a second call maps it and decodes nothing, and
     the pictures need no memory. Without a cache folder to write to, for a few pictures and for
-    Pillow images, the result is in memory. The tensor may be written to: the file never changes.
-    `progress(done, total)` is told of decoded pictures.
+    Pillow images, and where `keep` is False, the result is in memory. The tensor may be written to:
+    the file never changes. `progress(done, total)` is told of decoded pictures.
     """
     _check(image_size, channels)
     shape = (len(paths), channels, image_size, image_size)
@@ -73,11 +75,11 @@ def read_images(
         return _decoded(paths, image_size, channels, workers, progress)
 
     files = all(isinstance(path, (str, os.PathLike)) for path in paths)
-    if files and len(paths) >= _WORTH_KEEPING:
+    if keep and files and len(paths) >= _WORTH_KEEPING:
         stamps = [_stamp(path) for path in paths]
         store = cache_folder() / f"pixels-{fingerprint(stamps, image_size, channels)}.npy"
         pixels = _mapped(store, shape)
-        if pixels is None and keep(store, lambda file: _write(file, shape, pictures())):
+        if pixels is None and keep_file(store, lambda file: _write(file, shape, pictures())):
             pixels = _mapped(store, shape)
         if pixels is not None:
             return torch.from_numpy(pixels)

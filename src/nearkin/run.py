@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shlex
@@ -27,7 +28,7 @@ from nearkin.measure import (
     QUICK,
     block,
     distances,
-    embed_rows,
+    embed_shares,
     evaluate_table,
     information,
     raw_rows,
@@ -96,13 +97,13 @@ def train(
         if rank() > 0:
             reporter = Reporter(None)
         by_first(lambda: folder.check_free(resume=resume, force=force))
-        # A run that was killed before its first checkpoint starts again.
-        going_on = by_first(lambda: resume and folder.is_run and folder.state.is_file())
-        if going_on:
+        if by_first(lambda: resume and folder.is_run):
             by_first(lambda: _check_same(folder, {**resolved, **own}))
             if by_first(lambda: folder.finished):
                 reporter.say(f"the run in {folder.path} is finished; nothing is left to do")
                 return Run(folder.path, folder.json("metrics.json"))
+        # A run that was killed before its first checkpoint starts again.
+        going_on = by_first(lambda: resume and folder.is_run and folder.state.is_file())
         parts = assemble(
             resolved,
             data=data,
@@ -125,7 +126,7 @@ def _named(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dic
     path, text = Path(recipe), os.fspath(recipe)
     if path.is_dir() and (os.sep in text or not _is_bundled(text)):
         name = re.sub(r"[^\w.-]+", "-", path.resolve().name) or "folder"
-        return name, {**load_recipe("folder"), "data": {"folder": {"path": text}}}
+        return name, {**load_recipe("folder"), "data": {"folder": {"path": str(path.resolve())}}}
     return path.stem if path.suffix in (".yaml", ".yml") else text, load_recipe(text)
 
 
@@ -172,13 +173,8 @@ class _Run:
         folder: RunFolder,
         reporter: Reporter,
     ):
-        self.recipe, self.own, self.parts, self.folder, self.reporter = (
-            recipe,
-            own,
-            parts,
-            folder,
-            reporter,
-        )
+        self.recipe, self.own, self.parts = recipe, own, parts
+        self.folder, self.reporter = folder, reporter
         self.metrics: list[str] = list(recipe["evaluate"])
         self.seed: int = recipe["seed"]
         self.first = rank() == 0
@@ -207,15 +203,18 @@ class _Run:
         )
         if going_on:
             loop.resume(self.folder.state)
+            self.check_data(loop.state.notes)
             self.reporter.say(
                 f"going on at step {loop.state.step} of the run in {self.folder.path}"
             )
-        if not going_on:
-            loop.state.notes = self.measure_before()
-        log = self.open(going_on, loop)
-        barrier()
+        else:
+            self.check_validation()
+            loop.state.notes = {**self.measure_before(), "data": self.data_stamp()}
         loop.on_step = self.reporter.step(train.epochs)
+        log = None
         try:
+            log = self.open(going_on, loop)
+            barrier()
             with _warnings_to(loop, self.reporter):
                 state = loop.run(parts.splits.train, self.validate, select)
             return self.finish(state, loop, select)
@@ -249,6 +248,31 @@ class _Run:
             loop.save()
         return log
 
+    def data_stamp(self) -> str:
+        """A stamp of the training rows: the same ids, labels and columns give the same stamp."""
+        table = self.parts.splits.train
+        hashed = hashlib.sha256("\n".join(table.ids).encode())
+        for column in (table.label, *table.columns.values()):
+            hashed.update(column.numpy().tobytes())
+        return hashed.hexdigest()[:16]
+
+    def check_data(self, notes: Mapping[str, Any]) -> None:
+        """Raise if the training rows are others than when the run was started."""
+        if notes.get("data") != self.data_stamp():
+            raise RunFolderError(
+                f"the training data have changed since the run in {self.folder.path} was started; "
+                "bring them back as they were, or start anew with --force"
+            )
+
+    def check_validation(self) -> None:
+        """Raise before the first step if validation has nothing to score."""
+        table = self.parts.splits.validation
+        if table is not None and self.parts.train.select == "validation":
+            try:
+                evaluate_table(self.embedded(table), table, QUICK, "cosine", self.seed)
+            except ValueError as error:
+                raise ValueError(f"the validation split cannot be scored: {error}") from None
+
     def check_hardware(self) -> None:
         """Say where a resumed run may differ in the last digits from an uninterrupted one."""
         before = self.folder.check_format()
@@ -260,9 +284,8 @@ class _Run:
                 )
 
     def embedded(self, table: Table) -> Tensor:
-        return embed_rows(
-            self.parts.method, self.parts.method.embed, self.inputs(table), self.parts.device
-        )
+        method, device = self.parts.method, self.parts.device
+        return embed_shares(method, method.embed, self.inputs(table), device)
 
     def inputs(self, table: Table) -> Tensor:
         assert isinstance(table.inputs, Tensor)
@@ -370,6 +393,7 @@ class _Run:
             relevant=_relevant(test).numpy(),
             is_query=test.columns.get("is_query", everyone).numpy(),
             is_gallery=test.columns.get("is_gallery", everyone).numpy(),
+            **({"group": test["group"].numpy()} if "group" in test.columns else {}),
         )
         if parts.splits.left_out:
             lines = "".join(f"{path}\t{reason}\n" for path, reason in parts.splits.left_out)
@@ -397,7 +421,7 @@ def _warnings_to(loop: Loop, reporter: Reporter) -> Iterator[None]:
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         reporter.say(f"warning: {message}")
-        loop.log({"event": "warning", "message": str(message)})
+        loop.state.logged = loop.log({"event": "warning", "message": str(message)})
 
     with warnings.catch_warnings():
         warnings.showwarning = show

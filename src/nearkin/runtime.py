@@ -72,6 +72,12 @@ def begin_step(seed: int, step: int) -> None:
     _sow(_step + 1 + rank())
 
 
+def seed_shared() -> None:
+    """From here on draw what every process draws in this step; outside a step: nothing."""
+    if _step is not None:
+        _sow(_step)
+
+
 def row_keys(seed: int, epoch: int, rows: Tensor) -> Tensor:
     """(N,) int64: one key for each (seed, epoch, row). What is random about a row hangs on its key
     alone."""
@@ -365,8 +371,7 @@ def gather(z: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
     Within a step the random numbers drawn from here on (mining, dropout of the objective) are the
     same everywhere: they hang on (seed, step).
     """
-    if _step is not None:
-        _sow(_step)
+    seed_shared()
     if world() == 1:
         return z, batch
     return gather_rows(z), Batch(None, **{name: gather_rows(x) for name, x in batch.items()})

@@ -24,7 +24,7 @@ from nearkin.learners import optimizers_of
 from nearkin.loop import Loop
 from nearkin.losses.classification import cross_entropy
 from nearkin.losses.pairwise import infonce
-from nearkin.measure import embed_rows, evaluate_table
+from nearkin.measure import embed_shares, evaluate_table
 from nearkin.methods.base import Supervised
 from nearkin.objectives.base import Objective
 from nearkin.objectives.compared import Compared
@@ -283,7 +283,7 @@ def measured():
     encoder = net(nn.BatchNorm1d(8)).double()
     for rows in (3, 7, 42):
         part = data.select(torch.arange(rows) // 2 * 13 % 42)
-        z = embed_rows(encoder, encoder, part.inputs, torch.device("cpu"))
+        z = embed_shares(encoder, encoder, part.inputs, torch.device("cpu"))
         found[f"z {rows}"] = z
         result = evaluate_table(z, part, ["recall@1", "map@r"], "cosine", 0)
         found[f"scores {rows}"] = torch.tensor([result["recall@1"], result["map@r"]])

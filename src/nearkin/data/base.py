@@ -97,8 +97,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The tables of a data set: classes of `train`, `validation` and `test` are disjoint, unless
-    `shared` says why.
+    """The tables of a data set: classes of `train`, `validation` and `test` are disjoint.
 
     facts       what the data knows and constructors may ask for: image_size, channels, features
     left_out    (path, reason) of items that could not be read

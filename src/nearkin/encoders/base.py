@@ -26,10 +26,18 @@ class Encoder(nn.Module):
     dim: int
 
     def prepare(
-        self, inputs: Tensor | Sequence[Any], workers: int = 1, progress: Progress | None = None
+        self,
+        inputs: Tensor | Sequence[Any],
+        workers: int = 1,
+        progress: Progress | None = None,
+        keep: bool = True,
     ) -> Tensor:
-        """What a table holds -> the tensor (N, ...) that `forward` takes. The same input, the same
-        tensor."""
+        """What a table holds -> the tensor (N, ...) that `forward` takes; the same every time.
+
+        workers    threads that decode
+        progress   told of (done, N) items
+        keep       whether what was decoded may be kept in the cache folder for the next time
+        """
         if not isinstance(inputs, Tensor):
             seen = type(inputs[0]).__name__ if len(inputs) else "nothing"
             raise ValueError(
@@ -59,11 +67,15 @@ class ImageEncoder(Encoder):
         self.image_size, self.channels, self.augmentation = image_size, channels, augmentation
 
     def prepare(
-        self, inputs: Tensor | Sequence[Any], workers: int = 1, progress: Progress | None = None
+        self,
+        inputs: Tensor | Sequence[Any],
+        workers: int = 1,
+        progress: Progress | None = None,
+        keep: bool = True,
     ) -> Tensor:
         """Pictures as a tensor (N, C, H, W), image paths or PIL images -> uint8 (N, C, S, S)."""
         if not isinstance(inputs, Tensor):
-            return read_images(inputs, self.image_size, self.channels, workers, progress)
+            return read_images(inputs, self.image_size, self.channels, workers, progress, keep)
         wanted = (self.channels, self.image_size, self.image_size)
         if inputs.ndim != 4 or inputs.shape[1:] != wanted:
             raise ValueError(

@@ -118,10 +118,14 @@ class MLP(Encoder):
         self.norm = feature_norm(dim, batchnorm)
 
     def prepare(
-        self, inputs: Tensor | Sequence[Any], workers: int = 1, progress: Progress | None = None
+        self,
+        inputs: Tensor | Sequence[Any],
+        workers: int = 1,
+        progress: Progress | None = None,
+        keep: bool = True,
     ) -> Tensor:
         """Rows as they are; raises ValueError for files and for rows of another length."""
-        rows = super().prepare(inputs, workers, progress)
+        rows = super().prepare(inputs, workers, progress, keep)
         if rows.ndim < 2 or rows.shape[1:].numel() != self.features:
             raise ValueError(
                 f"mlp takes rows of {self.features} numbers, not inputs of shape "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nearkin.core import Batch, Turn, at_least_float32
 from nearkin.encoders.base import Encoder
 from nearkin.objectives.base import Objective
-from nearkin.runtime import autocast, gather, keyed
+from nearkin.runtime import autocast, gather, keyed, seed_shared
 
 
 class Method(nn.Module):
@@ -21,6 +21,8 @@ class Method(nn.Module):
     `learners` names the parts that learn; they own disjoint parameters, all of them. The contract
     of turns stands in `core.Turn`. All that `round` needs is in buffers, so that it can be resumed.
     """
+
+    watched: bool = False  # whether the next batch is to be diagnosed
 
     def learners(self) -> dict[str, nn.Module]:
         """The parts that learn, by name."""
@@ -40,7 +42,7 @@ class Method(nn.Module):
         return table
 
     def diagnosis(self) -> dict[str, float]:
-        """Numbers for the log about the last batch."""
+        """Numbers for the log about the last batch that was watched."""
         return {}
 
 
@@ -52,7 +54,7 @@ class Supervised(Method):
     def __init__(self, encoder: Encoder, objective: Objective, precision: str = "float32"):
         super().__init__()
         self.encoder, self.objective, self.precision = encoder, objective, precision
-        self._last: tuple[Tensor, Batch] | None = None
+        self._noted: dict[str, float] = {}
 
     def learners(self) -> dict[str, nn.Module]:
         """encoder, and the objective's."""
@@ -64,7 +66,10 @@ class Supervised(Method):
         with keyed(keys), autocast(keys.device, self.precision):
             z = encoder(encoder.augment(batch.inputs, keys))
         z, columns = gather(at_least_float32(z), batch.without_inputs())
-        self._last = (z.detach(), columns)
+        if self.watched:
+            # Before any update and before a memory takes the batch in; then the dice are laid back.
+            self._noted = {**self.objective.diagnosis(z.detach(), columns), **spread(z.detach())}
+            seed_shared()
         yield from self.objective.turns(z, columns)
 
     def embed(self, inputs: Any) -> Tensor:
@@ -73,11 +78,8 @@ class Supervised(Method):
             return at_least_float32(self.encoder(inputs))
 
     def diagnosis(self) -> dict[str, float]:
-        """pull, push, mean pairwise cosine and effective rank of the last batch."""
-        if self._last is None:
-            return {}
-        z, columns = self._last
-        return {**self.objective.diagnosis(z, columns), **spread(z)}
+        """pull, push, mean pairwise cosine and effective rank of the last batch watched."""
+        return self._noted
 
 
 @torch.no_grad()
@@ -85,11 +87,12 @@ def spread(z: Tensor) -> dict[str, float]:
     """How far from collapse (N, D) embeddings are, by their unit rows.
 
     cosine_mean     mean cosine over ordered pairs of different rows; 1: all point the same way
-    effective_rank  exp of the entropy of the normalized singular values (Roy & Vetterli 2007); 1:
-        one
-                    direction holds everything, D: all directions alike
+    effective_rank  exp of the entropy of the normalized singular values (Roy & Vetterli 2007);
+                    1: one direction holds everything, D: all directions alike
     """
     u = F.normalize(z.float(), dim=1)
+    if not bool(u.isfinite().all()):
+        return {}  # the loss says so in a moment, with more to tell
     n = len(u)
     cosine = (u.sum(0).square().sum() - u.square().sum()) / max(n * (n - 1), 1)
     # The squared singular values, by the smaller Gram matrix; float64 keeps the small ones.

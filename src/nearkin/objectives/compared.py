@@ -23,9 +23,9 @@ WATCHED = 50_000_000  # similarities; above this the diagnosis would cost more t
 class Compared(Objective):
     """A comparison, perhaps mined, and a loss on it.
 
-    learn   settings of the loss that learn: {beta: {start: 1.2, per: class}}; `per` is all or
-        class,
-            and per class needs `classes`
+    learn     settings of the loss that learn: {beta: {start: 1.2, per: class}}; `per` is all or
+              class
+    classes   their number, for what is learned per class; a recipe fills it in
     """
 
     name: ClassVar[str] = "compared"

@@ -25,6 +25,11 @@ class Sum(Objective):
         super().__init__()
         if not parts:
             raise ValueError("a sum needs at least one part")
+        for key in parts:
+            if not key.isidentifier() or hasattr(nn.ModuleDict, key):
+                raise ValueError(
+                    f"{key!r} cannot name a part of a sum; take a plain word, such as a"
+                )
         unknown = sorted(set(weights or {}) - set(parts))
         if unknown:
             raise ValueError(

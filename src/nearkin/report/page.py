@@ -33,7 +33,7 @@ def write_report(views: list[RunView], path: str | os.PathLike[str]) -> Path:
             f"there is no folder {path.parent} to write {path.name} to; make it first"
         )
     text = _render(views)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, path)
