@@ -234,6 +234,9 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, rows, w
     with pytest.raises(Interrupted):
         train(recipe(rows), out, Hook(3, press))
     shutil.rmtree(out / "checkpoint")
+    with pytest.raises(ValueError, match="they differ in 'seed'"):
+        train(recipe(rows, seed=1), out, resume=True)
+    (out / "recipe.yaml").unlink()  # the folder was not yet whole
     train(recipe(rows), out, resume=True)
     assert_identical(whole("adamw"), out)
 

@@ -563,4 +563,6 @@ def test_a_folder_of_images_takes_the_recipe_folder(tmp_path, monkeypatch):
     assert said["data"] == {"folder": {"path": str(tmp_path / "my photos")}}
     (tmp_path / "digits").mkdir()
     assert run._named("digits")[1]["data"] == {"digits": {}}
-    assert run._named(f".{os.sep}digits")[1]["data"] == {"folder": {"path": f".{os.sep}digits"}}
+    assert run._named(f".{os.sep}digits")[1]["data"] == {
+        "folder": {"path": str(tmp_path / "digits")}
+    }

@@ -294,7 +294,11 @@ def _print_items(items: list[tuple[str, str, str]], as_json: bool) -> None:
     table.add_column()
     for name, summary, source in items:
         table.add_row(Text(name), Text.assemble(summary, "  ", (source, "dim")))
-    Console(width=_width()).print(table)
+    console = Console(width=_width())
+    with console.capture() as text:
+        console.print(table)
+    # Printed by print: rich would end the program where its reader has gone.
+    print(text.get(), end="", flush=True)
 
 
 def _print_json(value: Any) -> None:

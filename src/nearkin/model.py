@@ -77,8 +77,6 @@ class Model:
         return kinds[0] if kinds else torch.float32
 
     def _embed(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float64:
-            x = x.float()  # numpy's own floats
         with autocast(self.device, self.card.get("precision", "float32")):
             return self.encoder(x).float()
 

@@ -148,6 +148,8 @@ def _how_to_go_on(folder: RunFolder, own: Mapping[str, str], trust_code: bool) -
 
 def _check_same(folder: RunFolder, recipe: Mapping[str, Any]) -> None:
     """Raise unless the run that stands here was started with this recipe."""
+    if not (folder.path / "recipe.yaml").is_file():
+        return  # killed while the folder was made
     before = load_recipe(folder.path / "recipe.yaml")
     for key in sorted({*before, *recipe}):
         old, new = before.get(key), recipe.get(key)

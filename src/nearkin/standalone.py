@@ -80,8 +80,7 @@ def _loss(loss: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _name_of(loss: Any) -> str:
-    inner = getattr(loss, "func", loss)
-    return getattr(inner, "__name__", type(inner).__name__)
+    return getattr(getattr(loss, "func", loss), "__name__", type(loss).__name__)
 
 
 def _classes(classes: Any) -> tuple[tuple[str, ...] | None, int | None]:
@@ -100,8 +99,7 @@ def _classes(classes: Any) -> tuple[tuple[str, ...] | None, int | None]:
 
 
 def _facts(classes: int | None, dim: Any) -> dict[str, int]:
-    known = {"classes": classes, "dim": _count(dim, "dim")}
-    return {key: value for key, value in known.items() if value is not None}
+    return {k: v for k, v in (("classes", classes), ("dim", _count(dim, "dim"))) if v is not None}
 
 
 def _count(value: Any, what: str, least: int = 1) -> int | None:
@@ -445,8 +443,7 @@ class OwnObjective(nn.Module):
 def sampler(name: str, labels: Any, *, seed: int = 0, **settings: Any) -> BatchSampler:
     """A batch sampler by name for any DataLoader: `DataLoader(data, batch_sampler=sampler)`.
 
-    labels      (N,) integers or strings; or a dict of columns for samplers that need others
-                (paired)
+    labels      (N,) integers or strings; or a dict of columns, for samplers that read others
     seed        at least 0; batches are a function of the seed and the epoch
     settings    of the sampler
 

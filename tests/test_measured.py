@@ -1,0 +1,159 @@
+"""`nearkin evaluate`: runs and anybody's embeddings, and what is wrong with them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest_plugins = ["commands"]
+
+
+def test_evaluating_a_run_gives_what_its_training_gave(good, trained):
+    said = json.loads(good("evaluate", trained, "--json"))
+    assert said == json.loads((trained / "metrics.json").read_text())["test"]
+
+
+def test_evaluating_a_run_shows_both_tables(good, trained):
+    out = good("evaluate", trained)
+    assert f"{trained} (cosine, %)" in out
+    assert f"{trained} (euclidean, %)" in out
+    assert out.splitlines()[-1] == "533 queries"
+    assert "never seen in training" not in out
+
+
+def test_metrics_and_closeness_are_chosen(good, vectors):
+    path = vectors()
+    chosen = ("--metrics", "recall@1,mrr", "--metrics", "nmi")
+    said = json.loads(good("evaluate", path, *chosen, "--closeness", "euclidean", "--json"))
+    assert set(said) == {"euclidean", "queries", "without_relevant"}
+    assert list(said["euclidean"])[:3] == ["recall@1", "mrr", "nmi"]
+    assert said["queries"] == 40
+    inner = good("evaluate", path, "--closeness", "inner", "--metrics", "recall@1")
+    assert "z.npz (inner, %)" in inner
+
+
+def test_information_stands_beside(good, vectors):
+    said = json.loads(good("evaluate", vectors(), "--metrics", "information", "--json"))
+    assert 0 < said["information"]["bits"] <= said["information"]["ceiling"] == 2
+    assert "I(Z;Y) >= " in good("evaluate", vectors(), "--metrics", "recall@1,information")
+
+
+def test_a_gallery_and_groups_are_read(good, vectors):
+    label = np.repeat(np.arange(4), 10)
+    gallery = np.eye(4, dtype=np.float32)
+    path = vectors(gallery_embeddings=gallery, gallery_labels=np.arange(4))
+    said = json.loads(good("evaluate", path, "--json"))
+    assert said["cosine"]["recall@4"]["value"] == 1
+    # Only the class's own gallery item is in another group for class 0.
+    path = vectors(
+        gallery_embeddings=gallery,
+        gallery_labels=np.arange(4),
+        groups=label,
+        gallery_groups=np.array([9, 1, 2, 3]),
+    )
+    said = json.loads(good("evaluate", path, "--json"))
+    assert (said["queries"], said["without_relevant"]) == (10, 30)
+    alone = vectors(groups=np.arange(40))
+    assert json.loads(good("evaluate", alone, "--json"))["queries"] == 40
+
+
+def test_a_run_is_measured_on_other_data(good, bad, trained, photos, tmp_path):
+    again = json.loads(good("evaluate", trained, "--data", "digits", "--json"))
+    first = json.loads((trained / "metrics.json").read_text())["test"]
+    assert again["queries"] == first["queries"]
+    assert again["cosine"]["recall@1"]["value"] == pytest.approx(
+        first["cosine"]["recall@1"]["value"], abs=0.01
+    )
+    folder = photos({"a": 4, "b": 3, "c": 1})
+    (folder / "a" / "broken.png").write_bytes(b"broken")
+    said = json.loads(good("evaluate", trained, "--data", folder, "--json"))
+    assert (said["queries"], said["without_relevant"]) == (7, 1)
+    split = photos({"train/a": 4, "train/b": 3, "test/c": 3, "test/d": 2}, "split")
+    assert json.loads(good("evaluate", trained, "--data", split, "--json"))["queries"] == 5
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    split = np.repeat([0, 2], 15)
+    np.savez(tmp_path / "p.npz", images=pixels, labels=np.arange(30) // 5, split=split)
+    said = json.loads(good("evaluate", trained, "--data", "p.npz", "--json"))
+    assert said["queries"] == 15
+    bad("evaluate", trained, "--data", "no/where", says="there is no folder no/where")
+    bad("evaluate", trained, "--data", "digts", says="no data set 'digts'; did you mean 'digits'")
+    bad("evaluate", trained, "--data", "glyphs.npz", says=r"there is no file glyphs\.npz")
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"broken")
+    bad("evaluate", trained, "--data", folder, says="no image below .*photos can be read")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"labels": np.arange(39)}, "labels has 39 entries but z has 40 rows"),
+        ({"embeddings": np.full((40, 4), np.nan)}, "NaN or infinite entries in 40 of 40 rows"),
+        ({"embeddings": np.ones((40, 4), int)}, "floating-point numbers, not int64"),
+        ({"embeddings": np.ones(40)}, r"must be a matrix \(N, D\)"),
+        ({"embeddings": np.array([{}] * 40)}, "holds Python objects in 'embeddings'"),
+        ({"labels": np.array([None] * 40)}, "holds Python objects in 'labels'"),
+        ({"labels": np.linspace(0, 1, 40)}, "labels must be integers or texts"),
+        ({"labels": np.zeros((40, 1), int)}, r"labels must be \(N,\)"),
+        ({"labels": np.arange(40)}, "none of the 40 queries has a relevant item"),
+        ({"labels": None}, "has no array 'labels'; it has embeddings"),
+        ({"embeddings": None}, "has no array 'embeddings'; it has labels"),
+        ({"gallery_embeddings": np.ones((2, 4))}, "needs gallery_labels"),
+        (
+            {"gallery_embeddings": np.ones((2, 3)), "gallery_labels": np.arange(2)},
+            "z has 4 dimensions but gallery has 3",
+        ),
+        (
+            {
+                "gallery_embeddings": np.ones((2, 4)),
+                "gallery_labels": np.arange(2),
+                "groups": np.arange(40),
+            },
+            "need gallery_groups too",
+        ),
+        ({"groups": np.arange(7)}, "exclude has 7 entries"),
+    ],
+)
+def test_wrong_embeddings_are_told(bad, vectors, changes, says):
+    path = vectors(**changes)
+    assert str(path) in bad("evaluate", path, says=says)
+
+
+def test_wrong_evaluations_are_told(bad, vectors, trained, tmp_path):
+    path = vectors()
+    bad("evaluate", path, "--metrics", "recal@1", says="did you mean 'recall@1'")
+    bad("evaluate", path, "--closeness", "cosin", says="did you mean 'cosine'")
+    bad("evaluate", path, "--data", "digits", says="--data goes with a run")
+    bad("evaluate", "none.npz", says=r"there is no file none\.npz")
+    bad("evaluate", "nowhere", says="there is no run folder nowhere")
+    (tmp_path / "text.npz").write_text("text")
+    bad("evaluate", "text.npz", says=r"text\.npz is not a \.npz file")
+    (tmp_path / "cut.npz").write_bytes(path.read_bytes()[:-40])
+    bad("evaluate", "cut.npz", says=r"cut\.npz is (not a \.npz file|damaged)")
+    bad("evaluate", "text.npz/", says="text.npz")
+    (tmp_path / "z.csv").write_text("1,2")
+    bad("evaluate", "z.csv", says=r"z\.csv is a file; give a run folder")
+    bad("evaluate", tmp_path, says="is no run folder")
+    bad("evaluate", trained, "--metrics", "recal@1", says="did you mean 'recall@1'")
+
+
+def test_an_unfinished_run_is_told(bad, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "r")
+    (run / "metrics.json").unlink()
+    bad("report", "r", says="is not finished")
+    np.savez(run / "embeddings.npz", embeddings=np.ones((2, 2)), labels=np.arange(2))
+    bad("evaluate", "r", says=r"embeddings\.npz has no array 'names'")
+    (run / "embeddings.npz").unlink()
+    bad("evaluate", "r", says="is not finished; end it with --resume")
+    shutil.rmtree(run / "model")
+    bad("embed", "r", tmp_path, "--out", "z.npz", says="is not finished; end it with --resume")
+
+
+def test_queries_and_gallery_of_a_run_are_kept_apart(good, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "r")
+    with np.load(run / "embeddings.npz") as file:
+        held = {name: file[name] for name in file.files}
+    held["is_query"] = np.arange(len(held["labels"])) < 100
+    held["is_gallery"] = ~held["is_query"]
+    np.savez(run / "embeddings.npz", **held)
+    assert json.loads(good("evaluate", "r", "--json"))["queries"] == 100
