@@ -20,9 +20,21 @@ SMALL = (
 )
 
 
-def files_below(folder):
+@pytest.fixture
+def files_below():
     """Paths of all files in a folder and below it."""
-    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+
+    def listed(folder):
+        files = (path for path in Path(folder).rglob("*") if path.is_file())
+        return sorted(path.relative_to(folder).as_posix() for path in files)
+
+    return listed
+
+
+@pytest.fixture
+def small():
+    """Settings of a run on pictures that take seconds."""
+    return SMALL
 
 
 @pytest.fixture
@@ -77,11 +89,10 @@ def finished(tmp_path_factory):
     """(folder, stdout, stderr) of one `nearkin train digits --json`."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli.main(["train", "digits", *SMALL, "--out", str(folder), "--json"])
-        except SystemExit as stop:
-            assert stop.code == 0, err.getvalue()
+    command = ["train", "digits", *SMALL, "--out", str(folder), "--json"]
+    to_text = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with to_text[0], to_text[1], pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(command)
     return folder, out.getvalue(), err.getvalue()
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-from commands import SMALL, files_below
 
 from nearkin import catalog, cli, console
 from nearkin.config import load_recipe
@@ -149,7 +148,7 @@ def test_train_prints_one_json_object_and_nothing_else(finished):
     assert "measuring the untrained encoder" in err
 
 
-def test_train_writes_the_run_folder(trained):
+def test_train_writes_the_run_folder(trained, files_below):
     assert files_below(trained) == [
         "checkpoint/state.safetensors",
         "embeddings.npz",
@@ -173,10 +172,10 @@ def test_a_finished_run_is_told_and_shown_again(call, trained):
     assert max(map(len, out.splitlines()[:-1])) <= 80
 
 
-def test_a_folder_of_photos_trains_into_runs(call, photos, tmp_path):
+def test_a_folder_of_photos_trains_into_runs(call, photos, tmp_path, small):
     folder = photos({f"kind {i}": 4 for i in range(8)})
     (folder / "kind 1" / "broken.png").write_bytes(b"broken")
-    small = (*SMALL, "encoder.small_cnn.image_size=16", "encoder.small_cnn.augmentation=affine")
+    small = (*small, "encoder.small_cnn.image_size=16", "encoder.small_cnn.augmentation=affine")
     code, out, err = call("train", f"{folder.name}/", *small)
     assert code == 0, err
     assert "retrieval on classes never seen in training" in out
@@ -184,13 +183,13 @@ def test_a_folder_of_photos_trains_into_runs(call, photos, tmp_path):
     assert "broken.png" in (tmp_path / "runs" / "photos" / "left_out.txt").read_text()
 
 
-def test_the_first_argument_may_be_a_setting(bad, tmp_path):
+def test_the_first_argument_may_be_a_setting(bad, tmp_path, files_below):
     bad("train", "train.epohs=3", says="train takes no 'epohs'; did you mean 'epochs'")
     bad("train", "x=1", says="a recipe takes no 'x'")
     assert files_below(tmp_path) == []
 
 
-def test_an_existing_run_is_kept_resumed_or_replaced(good, bad, blink, tmp_path):
+def test_an_existing_run_is_kept_resumed_or_replaced(good, bad, blink, tmp_path, files_below):
     good("train", blink, "--out", "r")
     before = {name: (tmp_path / "r" / name).read_bytes() for name in files_below("r")}
     bad("train", blink, "--out", "r", says="the run folder r exists; go on with --resume")
@@ -200,7 +199,7 @@ def test_an_existing_run_is_kept_resumed_or_replaced(good, bad, blink, tmp_path)
     assert load_recipe("r/recipe.yaml")["seed"] == 1
 
 
-def test_resume_without_a_run_starts(good, blink):
+def test_resume_without_a_run_starts(good, blink, files_below):
     good("train", blink, "--out", "r", "--resume")
     assert "report.html" in files_below("r")
 
@@ -226,7 +225,7 @@ WRONG_RECIPES = [
 
 
 @pytest.mark.parametrize(("arguments", "says"), WRONG_RECIPES)
-def test_a_wrong_recipe_is_told_and_nothing_is_written(bad, arguments, says, tmp_path):
+def test_a_wrong_recipe_is_told_and_nothing_is_written(bad, arguments, says, tmp_path, files_below):
     bad("train", *arguments, says=says)
     assert files_below(tmp_path) == []
 
@@ -254,7 +253,7 @@ def test_a_folder_without_what_training_needs_is_told(bad, photos, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_place_that_cannot_be_written_is_told(bad, tmp_path, blink):
+def test_a_place_that_cannot_be_written_is_told(bad, tmp_path, blink, files_below):
     (tmp_path / "file").write_text("mine")
     bad("train", blink, "--out", "file/run", says="file/run cannot be written")
     bad("train", blink, "--out", "file", says="file is a file; give a folder")
@@ -265,7 +264,7 @@ def test_a_place_that_cannot_be_written_is_told(bad, tmp_path, blink):
     assert files_below(tmp_path / "full") == ["letters.txt"]
 
 
-def test_a_run_of_another_format_is_told(bad, blink, tmp_path):
+def test_a_run_of_another_format_is_told(bad, blink, tmp_path, files_below):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "environment.json").write_text('{"format": 9}')
     for command in (
@@ -285,7 +284,7 @@ def test_a_loss_that_is_no_number_exits_1(call, blink):
     assert "Traceback" not in err
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(bad, good, blink, monkeypatch):
+def test_a_full_disk_is_told_and_the_run_goes_on_later(bad, good, blink, monkeypatch, files_below):
     write = RunFolder.write_json
 
     def full(self, name, value):
@@ -303,7 +302,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(bad, good, blink, monkeyp
     assert "metrics.json" in files_below("r")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(call, good, blink, monkeypatch):
+def test_ctrl_c_saves_and_says_how_to_go_on(call, good, blink, monkeypatch, files_below):
     def interrupting(self, epochs):
         return lambda state, batches: state.step == 3 and signal.raise_signal(signal.SIGINT)
 
@@ -331,8 +330,8 @@ def test_an_interruption_before_training_leaves_nothing(call, blink, monkeypatch
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_another_process_exits_130(tmp_path, good, blink):
-    settings = ["train", str(blink), "train.epochs=300", "--out", "r"]
+def test_ctrl_c_in_another_process_exits_130(tmp_path, good, blink, files_below):
+    settings = ["train", str(blink), "train.epochs=40", "--out", "r"]
     command = [sys.executable, "-m", "nearkin", *settings]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import files_below
 
 pytest_plugins = ["commands"]
 
@@ -114,7 +113,7 @@ def test_unreadable_images_are_left_out_and_told(call, trained, photos):
         assert file["labels"].tolist() == ["a", "b"]
 
 
-def test_parquet_holds_the_same(good, trained, photos):
+def test_parquet_holds_the_same(good, trained, photos, files_below):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     folder = photos({"ant": 2, "bee": 1})
     good("embed", trained, folder, "--out", "z.npz")
@@ -134,7 +133,9 @@ def test_without_pyarrow_the_extra_is_named(bad, trained, photos, monkeypatch):
     bad("embed", trained, folder, "--out", "z.parquet", says=says)
 
 
-def test_wrong_embeds_are_told_before_anything_is_written(bad, trained, photos, tmp_path):
+def test_wrong_embeds_are_told_before_anything_is_written(
+    bad, trained, photos, tmp_path, files_below
+):
     folder = photos({"a": 2})
     (tmp_path / "old.npz").write_text("mine")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")

@@ -33,6 +33,7 @@ LAYERS = {
     "methods": 3,
     "loop": 4,
     "catalog": 5,
+    "settings": 5,
     "config": 5,
     "report": 6,
     "run_folder": 6,
@@ -60,7 +61,8 @@ BESIDE = {
     "augment": {"runtime"},
     "pixels": {"cache"},
     "evaluation": {"information"},
-    "config": {"catalog"},
+    "settings": {"catalog"},
+    "config": {"catalog", "settings"},
 }
 
 

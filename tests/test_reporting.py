@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import yaml
-from commands import files_below
 
 from nearkin.config import load_recipe
 
@@ -40,7 +39,7 @@ def test_a_report_without_its_data_says_so(call, trained, tmp_path):
         assert out == "r/report.html\n"
 
 
-def test_wrong_reports_are_told(bad, trained, tmp_path):
+def test_wrong_reports_are_told(bad, trained, tmp_path, files_below):
     bad("report", "nowhere", says="there is no run folder nowhere")
     bad("report", trained, tmp_path, says="is not a run folder")
     (tmp_path / "file").write_text("mine")

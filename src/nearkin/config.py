@@ -6,9 +6,9 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field
@@ -18,7 +18,6 @@ from nearkin.catalog import (
     REQUIRED,
     Kind,
     RecipeError,
-    Schedule,
     Slot,
     checked,
     constructor,
@@ -32,40 +31,7 @@ from nearkin.catalog import (
     slots_of,
     with_any_k,
 )
-
-AtLeastOne = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Train:
-    """How a run trains; a recipe's `train`.
-
-    epochs           passes over the sampler, at least 1
-    schedule         total steps -> factor of the learning rate at a step; None: constant
-    precision        of the encoder; losses are float32 or wider always
-    select           which weights are kept: best on validation, the last, or best on test (marked)
-    select_by        the metric that selects
-    clip             largest gradient norm of a learner; None: no clipping
-    device           "auto", "cpu", "cuda", "cuda:1", "mps"
-    workers          threads that decode images, at least 1
-    start            a run whose encoder this one starts from
-    early_stop       stop after so many epochs without improvement on validation
-    freeze_batchnorm BatchNorm in evaluation mode; its scale and shift still learn
-    factors          of the learning rate, by pattern of "learner.parameter": `encoder.stem.*`
-    """
-
-    epochs: AtLeastOne = 10
-    schedule: Callable[[int], Schedule] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    select: Literal["validation", "last", "best_on_test"] = "validation"
-    select_by: str = "map@r"
-    clip: Annotated[float, Field(gt=0)] | None = None
-    device: str = "auto"
-    workers: AtLeastOne = 2
-    start: str | None = None
-    early_stop: AtLeastOne | None = None
-    freeze_batchnorm: bool = False
-    factors: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
+from nearkin.settings import Train
 
 
 def _recipe_slots() -> dict[str, Slot]:
