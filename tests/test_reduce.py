@@ -83,3 +83,9 @@ def test_blocked_softmax_equals_dense_in_value_and_gradient(block, bias):
 def test_blocked_softmax_passes_gradcheck():
     leaves = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (3, 5)]
     assert gradcheck(lambda a, r: reduce.blocked_logsumexp(a, r, block=2), leaves)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_setting_that_must_be_positive_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=f"temperature must be above 0, not {value}"):
+        reduce.positive(alpha=1.0, temperature=value)

@@ -10,6 +10,13 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 BLOCK = 8192  # classes at a time: (128, 8192) float32 logits are 4 MiB and stay in cache
 
 
+def positive(**settings: float) -> None:
+    """Raise ValueError for a setting of a loss that is not above 0, naming it and its value."""
+    for name, value in settings.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
+
+
 def mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of `x` where `mask` (bool, same shape); 0 with gradient 0 where the mask is empty."""
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp_min(1)

@@ -298,11 +298,11 @@ class _Run:
         self.reporter.say("measuring the untrained encoder and the raw inputs")
         test = self.parts.splits.test
         z = self.embedded(test)
-        quick = [name for name in self.metrics if name not in ("nmi", "ami")]
-        without = [name for name in quick if name != "information"] or list(QUICK)
+        # Clusters and probes of thousands of pixels cost more than they tell.
+        ranked = [m for m in self.metrics if m not in ("nmi", "ami", "information")] or list(QUICK)
         return {
-            "untrained": block(z, test, quick, self.seed),
-            "raw": block(raw_rows(self.inputs(test)), test, without, self.seed, ("cosine",)),
+            "untrained": block(z, test, self.metrics, self.seed),
+            "raw": block(raw_rows(self.inputs(test)), test, ranked, self.seed, ("cosine",)),
             "distances": distances(z, _relevant(test), self.seed),
         }
 

@@ -117,7 +117,9 @@ class RunFolder:
         parent = self.path
         while not parent.exists():
             parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        if not parent.is_dir():
+            raise RunFolderError(f"{self.path} cannot be made: {parent} is a file; give --out")
+        if not os.access(parent, os.W_OK | os.X_OK):
             raise RunFolderError(
                 f"{self.path} cannot be written: no permission in {parent}; give --out"
             )

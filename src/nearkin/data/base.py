@@ -114,7 +114,7 @@ class Splits:
         for split, table in self.tables().items():
             if not len(table):
                 raise ValueError(f"the {split} split is empty; every split needs at least one row")
-            for name in table.class_names:
+            for name in sorted(table.class_names):
                 if name in seen:
                     raise ValueError(
                         f"class {name!r} stands in {seen[name]} and in {split}; retrieval is "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nearkin.core import Comparison, Terms, at_least_float32, home
-from nearkin.reduce import BLOCK, blocked_logsumexp, logsumexp, mean, ratio
+from nearkin.reduce import BLOCK, blocked_logsumexp, logsumexp, mean, positive, ratio
 
 
 @home("classifier", "inner")
@@ -40,6 +40,7 @@ def spce(c: Comparison, *, scale: float = 1.0) -> Terms:
     m_k = (1/n) Σ_{i in k} z_i over the batch. Nearly flat for many classes of unit rows: raise
     `scale`. Memory O(A·R).
     """
+    positive(scale=scale)
     return cross_entropy(replace(c, given=scale * c.similarity))
 
 

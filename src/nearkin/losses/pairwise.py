@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import log1p_sum_exp, logsumexp, mean, ratio
+from nearkin.reduce import log1p_sum_exp, logsumexp, mean, positive, ratio
 
 
 @home("in_batch", "cosine")
@@ -38,6 +38,7 @@ def multi_similarity(
 
     An anchor without a side contributes 0 there and counts in the mean. Memory O(A·R).
     """
+    positive(alpha=alpha, beta=beta)
     s = c.similarity - base
     anchors = max(c.shape[0], 1)
     return Terms(
@@ -55,6 +56,7 @@ def infonce(c: Comparison, *, temperature: float = 0.1) -> Terms:
 
     Other positives of the anchor stay out of the sum. Memory O(A·R).
     """
+    positive(temperature=temperature)
     logits = c.similarity / temperature
     others = logsumexp(logits, c.different)
     return Terms(
@@ -72,6 +74,7 @@ def supcon(c: Comparison, *, temperature: float = 0.1) -> Terms:
 
     No factor temperature / 0.07. Memory O(A·R).
     """
+    positive(temperature=temperature)
     logits = c.similarity / temperature
     scored = c.same.any(1)
     own = ratio(torch.where(c.same, logits, 0.0).sum(1), c.same.sum(1))

@@ -4,7 +4,7 @@ state."""
 from __future__ import annotations
 
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import log1p_sum_exp, mean
+from nearkin.reduce import log1p_sum_exp, mean, positive
 
 
 @home("proxies", "cosine")
@@ -16,6 +16,7 @@ def proxy_anchor(c: Comparison, *, margin: float = 0.1, alpha: float = 32.0) -> 
 
     Memory O(A·R).
     """
+    positive(alpha=alpha)
     s = c.similarity
     pull = log1p_sum_exp(-alpha * (s - margin), c.same, dim=0)
     push = log1p_sum_exp(alpha * (s + margin), c.different, dim=0)
