@@ -255,7 +255,7 @@ def test_a_folder_without_what_training_needs_is_told(bad, photos, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_told(bad, tmp_path, blink, files_below):
     (tmp_path / "file").write_text("mine")
-    bad("train", blink, "--out", "file/run", says="file/run cannot be written")
+    bad("train", blink, "--out", "file/run", says="file/run cannot be made: file is a file")
     bad("train", blink, "--out", "file", says="file is a file; give a folder")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letters.txt").write_text("mine")

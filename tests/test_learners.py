@@ -136,3 +136,8 @@ def test_naming_a_learner_chooses_its_parts_too_and_each_once():
     assert chosen(optimizers, ["encoder"]) == [optimizers["encoder.head"], optimizers["encoder"]]
     assert chosen(optimizers, ["encoder", "encoder.head"]) == chosen(optimizers, ["encoder"])
     assert chosen(optimizers, ["encoder.head"]) == [optimizers["encoder.head"]]
+
+
+def test_a_pattern_of_factors_that_fits_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"'encoder\.stem\.\*' fits no parameter; one of them is"):
+        optimizers_of({"encoder": nn.Linear(2, 3)}, {"default": sgd}, {"encoder.stem.*": 0.1})

@@ -5,6 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_runs
+
+import nearkin as nk
+from nearkin.console import Reporter
+from nearkin.measured import measure
 
 pytest_plugins = ["commands"]
 
@@ -157,3 +162,19 @@ def test_queries_and_gallery_of_a_run_are_kept_apart(good, trained, tmp_path):
     held["is_gallery"] = ~held["is_query"]
     np.savez(run / "embeddings.npz", **held)
     assert json.loads(good("evaluate", "r", "--json"))["queries"] == 100
+
+
+def test_a_run_is_measured_with_the_groups_it_was_trained_with(tmp_path):
+    data = tiny_runs.write_rows(tmp_path / "rows.npz")
+    with np.load(data) as held:
+        arrays = dict(held)
+    arrays["groups"] = np.arange(len(arrays["labels"])) // 2  # neighbors of one shot
+    np.savez(data, **arrays)
+    made = tiny_runs.recipe(data, train={"epochs": 1})
+    done = nk.train(made, out=tmp_path / "run", reporter=Reporter(None))
+    again = measure(tmp_path / "run")
+    assert again["cosine"] == done.metrics["test"]["cosine"]
+    with np.load(tmp_path / "run" / "embeddings.npz") as held:
+        assert "group" in held.files
+        bare = nk.evaluate(held["embeddings"], held["labels"])
+    assert bare["map@r"] != again["cosine"]["map@r"]["value"]

@@ -305,3 +305,22 @@ def test_a_checkpoint_stands_at_every_epoch(tmp_path, rows):
     assert [state["step"] for state in seen] == [0, 6, 12, 18]
     last = checkpoint.load(out / "checkpoint" / "state.safetensors")[1]["state"]
     assert (last["step"], last["finished"]) == (24, True)
+
+
+def test_a_finished_run_without_its_checkpoint_is_still_finished(tmp_path, rows, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole("adamw"), out)
+    shutil.rmtree(out / "checkpoint")
+    reporter = Hook(0, break_off)
+    train(recipe(rows), out, reporter, resume=True)
+    assert reporter.said == [f"the run in {out} is finished; nothing is left to do"]
+    assert (out / "model" / "encoder.safetensors").is_file()
+
+
+def test_resume_on_other_training_rows_raises(tmp_path):
+    out, data = tmp_path / "run", write_rows(tmp_path / "rows.npz")
+    with pytest.raises(Interrupted):
+        train(recipe(data), out, Hook(3, press))
+    write_rows(data, per_class=13)
+    with pytest.raises(ValueError, match="the training data have changed"):
+        train(recipe(data), out, resume=True)

@@ -499,8 +499,8 @@ def test_wrong_settings_are_refused_with_what_to_do(make, said):
 
 
 def test_a_loss_that_becomes_no_number_names_itself():
-    with pytest.raises(ValueError, match="infonce is nan though the embeddings are finite"):
-        nk.criterion("infonce", temperature=0.0)(rows(), labels())
+    with pytest.raises(ValueError, match=r"infonce is (nan|inf) though the embeddings are finite"):
+        nk.criterion("infonce", temperature=1e-45)(rows(), labels())
 
 
 def test_counts_may_be_numbers_of_numpy_and_torch():

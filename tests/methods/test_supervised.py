@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from nearkin.compare import Classifier
+from nearkin.compare import Classifier, Memory
 from nearkin.core import Batch
 from nearkin.encoders.base import Given
 from nearkin.losses.classification import cross_entropy
+from nearkin.losses.pairwise import contrastive
 from nearkin.methods.base import Method, Supervised, spread
 from nearkin.objectives.compared import Compared
 
@@ -99,3 +100,12 @@ def test_a_method_that_says_nothing_raises_by_its_name():
         with pytest.raises(TypeError, match="Method says no"):
             call(Method())
     assert Method().round("table", 3) == "table"
+
+
+def test_the_diagnosis_is_taken_before_a_memory_holds_the_batch():
+    chosen = Supervised(Given(nn.Linear(3, 4), 4), Compared(Memory(4, 16), contrastive))
+    chosen.watched = True
+    distinct = Batch(torch.randn(4, 3), label=torch.arange(4), key=torch.arange(4))
+    with pytest.warns(UserWarning, match="no positive pair"):
+        list(chosen.turns(distinct))
+    assert chosen.diagnosis()["pull"] == 0.0

@@ -108,3 +108,9 @@ def test_pull_and_push_add_by_weight():
     seen = whole.diagnosis(QUAD4, BATCH)
     for key in ("pull", "push"):
         assert seen[key] == pytest.approx(one[key] + 0.5 * two[key])
+
+
+@pytest.mark.parametrize("name", ["a.b", "two words", "keys"])
+def test_a_part_needs_a_plain_name(name):
+    with pytest.raises(ValueError, match="cannot name a part of a sum"):
+        Sum({name: pairs()})
