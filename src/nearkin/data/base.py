@@ -118,8 +118,7 @@ class Splits:
                 if name in seen:
                     raise ValueError(
                         f"class {name!r} stands in {seen[name]} and in {split}; retrieval is "
-                        "measured on classes "
-                        f"never seen in training, so move it to one of them"
+                        "measured on classes never seen in training, so move it to one of them"
                     )
                 seen[name] = split
 

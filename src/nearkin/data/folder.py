@@ -95,9 +95,8 @@ def _refuse_empty_classes(files: Sequence[ImageFile], faults: dict[str, str]) ->
     for file in files:
         if (file.split, file.name) not in readable:
             raise ValueError(
-                f"no image of the class {file.name!r} can be read "
-                f"({file.path}: {faults[file.path]}); "
-                f"repair its images or remove its folder"
+                f"no image of the class {file.name!r} can be read ({file.path}: "
+                f"{faults[file.path]}); repair its images or remove its folder"
             )
 
 

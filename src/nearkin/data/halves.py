@@ -38,8 +38,7 @@ def halves(validation: int = 300, test: int = 497, seed: int = 0) -> Splits:
     if min(train, validation, test) < 2:
         raise ValueError(
             f"halves has {count} pictures, and {validation} for validation with {test} for test "
-            "leave "
-            f"{train} to train; each split needs at least 2"
+            f"leave {train} to train; each split needs at least 2"
         )
     every = _table(pictures, source.target)
     parts = np.split(np.random.default_rng(seed).permutation(count), [train, train + validation])

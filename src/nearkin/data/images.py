@@ -198,8 +198,8 @@ def _listing(folder: Path) -> tuple[list[str], list[str]]:
                     images.append(entry.name)
     except PermissionError:
         raise PermissionError(
-            f"there is no permission to read the folder {folder}; "
-            f"change its rights or give another folder"
+            f"there is no permission to read the folder {folder}; change its rights or give "
+            "another folder"
         ) from None
     return sorted(folders, key=natural), sorted(images, key=natural)
 

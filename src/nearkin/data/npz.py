@@ -138,8 +138,8 @@ def _table(arrays: Mapping[str, np.ndarray], path: Path) -> Table:
 def _inputs(array: np.ndarray, name: str, path: Path) -> Tensor:
     if array.dtype.kind not in "fiub" or array.ndim < 2:
         raise ValueError(
-            f"{name} in {path} must be numbers of shape (N, ...), "
-            f"but it is {array.dtype} of {array.shape}"
+            f"{name} in {path} must be numbers of shape (N, ...), but it is {array.dtype} of "
+            f"{array.shape}"
         )
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         return _pictures(array, name, path)

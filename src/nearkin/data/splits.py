@@ -43,8 +43,8 @@ def split_classes(
         present, repeated = table.classes, _repeated(table)
         raise ValueError(
             f"{present} classes were seen, {repeated} of them with two rows or more; a split needs "
-            f"at least {2 * _FEWEST} classes, {_FEWEST} to train "
-            f"and {_FEWEST} with two rows or more to test"
+            f"at least {2 * _FEWEST} classes, {_FEWEST} to train and {_FEWEST} with two rows or "
+            "more to test"
         )
     rest, validated = hold_out(rest, validation, seed=seed, contiguous=contiguous)
     return rest.compact(), validated and validated.compact(), held.compact()

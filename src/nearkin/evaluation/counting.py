@@ -38,7 +38,7 @@ class Retrieval:
 def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking]]:
     """Rankings of `queries` (Q,) int64, block by block: (places in `queries` (B,), Ranking of B).
 
-    Every query is in exactly one block. Extra memory: below 300 MiB for any number of rows and any
+    Every query is in exactly one block. Extra memory: below 512 MiB for any number of rows and any
     class sizes. Time: one float64 product of queries and gallery, and one of queries and relevant
     items with a sort of these, which is little unless classes hold a large part of all rows.
     """

@@ -59,7 +59,7 @@ def evaluate(
     seed: int = 0,
     gather: Gather | None = None,
 ) -> Result:
-    """Exact metrics of any embeddings, in bounded memory (below 300 MiB beside them).
+    """Exact metrics of any embeddings, in bounded memory (below 512 MiB beside them).
 
     z               (N, D) the queries, numpy or torch, any float dtype; ranked by float64
                     similarity

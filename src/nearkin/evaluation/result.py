@@ -78,8 +78,8 @@ class Result(Mapping[str, float]):
             return self._per_query[name].copy()
         if name in self._whole:
             raise ValueError(
-                f"{name!r} is one value of the whole embedding; "
-                f"it has no value per query and no interval"
+                f"{name!r} is one value of the whole embedding; it has no value per query and no "
+                "interval"
             )
         near = difflib.get_close_matches(str(name), self.metrics, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.metrics)}"

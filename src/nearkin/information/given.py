@@ -31,8 +31,8 @@ class Rows:
             floating, dtype = values.dtype.kind == "f", str(values.dtype)
         if values.ndim != 2:
             raise ValueError(
-                f"{name} must be a matrix (N, D), one row an item, "
-                f"but its shape is {_shape(values)}"
+                f"{name} must be a matrix (N, D), one row an item, but its shape is "
+                f"{_shape(values)}"
             )
         if not floating:
             raise TypeError(

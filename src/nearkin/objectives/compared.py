@@ -55,8 +55,7 @@ class Compared(Objective):
         if c.columns_are == "rows" and not bool(c.same.any()):
             warn_once(
                 "a batch holds no positive pair, so nothing gathers a class; use the balanced "
-                "sampler, "
-                "larger batches or a memory"
+                "sampler, larger batches or a memory"
             )
         return self._score(c)
 
