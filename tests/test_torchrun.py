@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_runs
 import yaml
@@ -194,3 +195,15 @@ def test_when_one_process_fails_the_others_do_not_wait_for_ever(tmp_path):
     assert "ZeroDivisionError: this process alone" in cause
     assert "ConnectionError: process 0 lost the others" in said
     assert Path(tmp_path / "run" / "checkpoint" / "state.safetensors").is_file()
+
+
+def test_two_processes_evaluate_as_one_and_one_of_them_speaks(tmp_path):
+    generator = np.random.default_rng(0)
+    file = tmp_path / "rows.npz"
+    np.savez(file, embeddings=generator.normal(size=(61, 5)), labels=np.arange(61) % 9)
+    said = []
+    for processes in (1, 2):
+        code, out, errors = ended(started(tmp_path, processes, "evaluate", file, "--json"))
+        assert code == 0, errors
+        said.append(json.loads(out))
+    assert said[0] == said[1]
