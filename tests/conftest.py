@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
+import torch
 from PIL import Image
 
 from nearkin import core
@@ -52,3 +54,18 @@ def photos(tmp_path: Path, photo: Callable[..., Path]) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny runs are faster on one thread, and two of them agree to the last digit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    """The rows that tiny runs train on."""
+    return tiny_runs.write_rows(tmp_path_factory.mktemp("rows") / "rows.npz")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-import torch
 from tiny_runs import assert_identical, recipe, write_rows
 
 import nearkin as nk
@@ -37,17 +36,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.npz")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import tiny_runs
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_runs import recipe, write_rows
+from tiny_runs import recipe
 from torch import nn
 
 import nearkin as nk
@@ -23,17 +23,7 @@ from nearkin.loop import TrainingError
 EVERYTHING = ["recall@1", "recall@4", "map@r", "nmi", "ami", "information"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.npz")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def train(said, out, **settings):

@@ -5,25 +5,13 @@ import os
 
 import pytest
 import tiny_runs
-import torch
-from tiny_runs import recipe, write_rows
+from tiny_runs import recipe
 
 import nearkin as nk
 from nearkin.console import Reporter
 from nearkin.run_folder import Log, RunFolder, RunFolderError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.npz")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def train(said, out, **settings):

@@ -134,6 +134,7 @@ def distances(
     edges = np.linspace(0, 2, bins + 1)
 
     def density(mask: Tensor) -> list[float]:
+        """Of the distances of these pairs, over the edges."""
         values = d[mask].numpy()
         if not len(values):
             return [0.0] * bins

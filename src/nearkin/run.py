@@ -437,6 +437,7 @@ def pictures_of(table: Table) -> Callable[[int], Any] | None:
         return None
 
     def picture(row: int) -> Any:
+        """The prepared pixels of a row, as a Pillow image."""
         from PIL import Image
 
         pixels = inputs[row].permute(1, 2, 0).numpy()

@@ -461,6 +461,7 @@ def prepare_encoder(encoder: nn.Module, frozen: Sequence[nn.Module] = ()) -> nn.
     kept = {id(module) for module in frozen}
 
     def made(module: nn.Module) -> nn.Module | None:
+        """What stands in for a module; None where it may stay."""
         if isinstance(module, nn.Dropout):
             return KeyedDropout(module.p, next(streams))
         single = isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm)

@@ -1,5 +1,6 @@
 """Compared: a comparison, perhaps mined, and a loss; what it refuses, what learns, its slopes."""
 
+import math
 import warnings
 from functools import partial
 
@@ -85,7 +86,8 @@ def test_a_batch_without_a_positive_pair_is_told_of_once():
 def test_a_row_alone_in_its_class_is_no_news_for_a_classifier():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Compared(Classifier(4, 2).double(), cross_entropy)(QUAD4, labelled([0, 1, 2, 3]))
+        said = Compared(Classifier(4, 2).double(), cross_entropy)(QUAD4, labelled([0, 1, 2, 3]))
+    assert said.total.item() == pytest.approx(math.log(4))
 
 
 def test_the_memory_takes_the_batch_in_after_the_turn():

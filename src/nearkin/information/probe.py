@@ -131,6 +131,7 @@ def _calibrated(logits: np.ndarray, y: np.ndarray, prior: np.ndarray) -> tuple[C
     floor = 1 / (len(y) + 2)
 
     def calibration(free: np.ndarray) -> Calibration:
+        """Of two unbounded numbers, as the minimizer moves them."""
         # Rows without an error do not show that there is none: the share is at least one in n + 2
         # (Laplace), which costs 1/n nats and bounds what a single row can cost.
         share = floor + (1 - floor) * expit(free[1])

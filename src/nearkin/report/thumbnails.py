@@ -42,6 +42,7 @@ def thumbnails(picture: Picture | None) -> Callable[[int], Thumbnail | None]:
 
     @cache
     def of_row(row: int) -> Thumbnail | None:
+        """Made once a row; None where there is no picture."""
         try:
             found = picture(row) if picture is not None else None
         except OSError:  # a photo moved or deleted since the run must not cost the report
