@@ -72,13 +72,7 @@ def train(objective, steps, skip=0):
     return objective
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # Work this small is done before a second thread wakes up.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

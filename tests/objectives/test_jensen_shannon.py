@@ -18,13 +18,7 @@ from nearkin.objectives.jensen_shannon import (
 BATCH = Batch(None, label=LABEL4)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # Work this small is done before a second thread wakes up.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("seed", range(20))
