@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# uv brings everything in seconds; where it cannot, pip does.
+define install
+$(BIN)/python -m pip install -q --disable-pip-version-check uv
+$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e $(1) || \
+  $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e $(1)
+endef
+
 .PHONY: demo test quick check bench clean
 
 demo: $(VENV)/.ready
@@ -33,9 +40,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	$(call install,.)
 	touch $@
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(call install,'.[dev]')
 	touch $@ $(VENV)/.ready

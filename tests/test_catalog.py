@@ -165,10 +165,10 @@ def test_the_table_names_the_kinds_of_a_recipe_once():
     plurals = [kind.plural for kind in catalog.KINDS.values()]
     assert len(set(plurals)) == len(plurals)
     keys = ["recipe", "data", "encoder", "sampler", "objective", "method", "compare", "mining"]
-    more = ["loss", "optimizer", "schedule", "augmentation", "metric"]
+    more = ["loss", "optimizer", "schedule", "augmentation", "crop", "metric"]
     assert catalog.kinds() == [*keys, *more]
     waiting = {kind.name for kind in catalog.KINDS.values() if kind.waits}
-    assert waiting == {"loss", "mining", "optimizer", "schedule", "augmentation"}
+    assert waiting == {"loss", "mining", "optimizer", "schedule", "augmentation", "crop"}
 
 
 @pytest.mark.parametrize("kind", catalog.kinds())

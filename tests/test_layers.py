@@ -20,7 +20,10 @@ LAYERS = {
     "sample": 1,
     "runtime": 1,
     "augment": 1,
+    "crops": 1,
+    "inputs": 1,
     "pixels": 1,
+    "pictures": 1,
     "optimizers": 1,
     "schedules": 1,
     "learners": 1,
@@ -60,6 +63,7 @@ WIDE = {
 BESIDE = {
     "augment": {"runtime"},
     "pixels": {"cache"},
+    "pictures": {"cache", "crops", "inputs", "pixels", "runtime"},
     "evaluation": {"information"},
     "settings": {"catalog"},
     "config": {"catalog", "settings"},

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nearkin.config import Train, build, build_train
 from nearkin.data.base import Splits, Table
 from nearkin.encoders.base import Encoder, Given
+from nearkin.inputs import Inputs
 from nearkin.learners import Optimizers, optimizers_of
 from nearkin.methods.base import Method, Supervised
 from nearkin.model import CARD, WEIGHTS, weights
@@ -107,7 +108,7 @@ def assemble(
 
 def _facts(splits: Splits) -> dict[str, int]:
     facts = dict(splits.facts)
-    if isinstance(splits.train.inputs, Tensor):
+    if isinstance(splits.train.inputs, Inputs):
         facts.setdefault("features", math.prod(splits.train.inputs.shape[1:]))
     return facts
 

@@ -93,6 +93,12 @@ _ALL = (
         annotation="nearkin.augment:Augmentation",
         open=2,
     ),
+    Kind(
+        *("crop", "nearkin.crops", "crops", "", "", "torch:Tensor", "picture"),
+        waits=True,
+        annotation="nearkin.crops:Crop",
+        open=3,
+    ),
     Kind("metric", "nearkin.evaluation", "metrics", names="metric_names"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nearkin import checkpoint
 from nearkin.core import Batch, Turn, warn_once
+from nearkin.inputs import Inputs, take
 from nearkin.learners import Optimizers, chosen, held
 from nearkin.runtime import any_process, average_gradients, begin_step, rank, row_keys, share, world
 from nearkin.sample import Sampler
@@ -269,7 +270,7 @@ class Loop:
         for module in self.freeze:
             module.eval()
 
-    def _step(self, inputs: Tensor, columns: dict[str, Tensor], rows: Tensor, began: float) -> None:
+    def _step(self, inputs: Inputs, columns: dict[str, Tensor], rows: Tensor, began: float) -> None:
         step = self.state.step
         factor = self.schedule(step)
         for optimizer in self.optimizers.values():
@@ -290,9 +291,9 @@ class Loop:
         if step % LOG_EVERY == 0 or step % DIAGNOSE_EVERY == 0:
             self._note_step(turns, last, len(rows), began)
 
-    def _batch(self, inputs: Tensor, columns: dict[str, Tensor], rows: Tensor) -> Batch:
+    def _batch(self, inputs: Inputs, columns: dict[str, Tensor], rows: Tensor) -> Batch:
         taken = {name: column.index_select(0, rows) for name, column in columns.items()}
-        chosen, taken["index"] = inputs.index_select(0, rows), rows
+        chosen, taken["index"] = take(inputs, rows, taken["key"]), rows
         if self.device.type != "cpu":
             chosen = chosen.to(self.device, non_blocking=True)
             taken = {name: x.to(self.device, non_blocking=True) for name, x in taken.items()}

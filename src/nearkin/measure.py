@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nearkin.data.base import Table
 from nearkin.evaluation import Result, evaluate
 from nearkin.information.labels import label_information
+from nearkin.inputs import Inputs, take
 from nearkin.runtime import Shards, gather_rows, share, world
 
 BATCH = 256
@@ -23,24 +24,30 @@ QUICK = ("recall@1", "map@r")
 
 @torch.no_grad()
 def embed_rows(
-    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device
+    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Inputs, device: torch.device
 ) -> Tensor:
     """(N, D) embeddings on the CPU, in evaluation mode; the module's modes come back after it."""
     training = {m: m.training for m in module.modules()}
     module.eval()
-    parts = [embed(part.to(device)) for part in inputs.split(BATCH)]
+    parts = [embed(take(inputs, rows).to(device)) for rows in _batches(len(inputs))]
     for m, mode in training.items():
         m.training = mode
     return torch.cat(parts).cpu()
 
 
 def embed_shares(
-    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device
+    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Inputs, device: torch.device
 ) -> Tensor:
     """`embed_rows` with the rows split over the processes; all of them must ask, all get all
     rows."""
-    mine = inputs[share(len(inputs))] if world() > 1 else inputs
-    return gather_rows(embed_rows(module, embed, mine, device))
+    if world() > 1:
+        rows = torch.arange(len(inputs))[share(len(inputs))]
+        inputs = take(inputs, rows) if isinstance(inputs, Tensor) else inputs.select(rows)
+    return gather_rows(embed_rows(module, embed, inputs, device))
+
+
+def _batches(count: int) -> tuple[Tensor, ...]:
+    return torch.arange(count).split(BATCH)
 
 
 def evaluate_table(
@@ -113,12 +120,12 @@ def information(z: Any, label: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def raw_rows(inputs: Tensor) -> Tensor:
+def raw_rows(inputs: Inputs) -> Tensor:
     """(N, D) float32: inputs as they are, flattened; large pictures averaged down to 32 x 32."""
-    if inputs.ndim == 4 and max(inputs.shape[2:]) > RAW_SIDE:
-        parts = [F.adaptive_avg_pool2d(part.float(), RAW_SIDE) for part in inputs.split(BATCH)]
-        return torch.cat(parts).flatten(1)
-    return inputs.flatten(1).float()
+    if len(inputs.shape) == 4 and max(inputs.shape[2:]) > RAW_SIDE:
+        parts = (take(inputs, rows).float() for rows in _batches(len(inputs)))
+        return torch.cat([F.adaptive_avg_pool2d(part, RAW_SIDE).flatten(1) for part in parts])
+    return take(inputs, torch.arange(len(inputs))).flatten(1).float()
 
 
 def distances(

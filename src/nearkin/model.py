@@ -63,7 +63,7 @@ class Model:
         parts = []
         for start in range(0, max(len(inputs), 1), CHUNK):
             part = self.encoder.prepare(inputs[start : start + CHUNK], workers, keep=False)
-            if part.is_floating_point():
+            if isinstance(part, Tensor) and part.is_floating_point():
                 part = part.to(self._dtype())  # numpy's own float64 meets float32 weights
             z = embed_rows(self.encoder, self._embed, part, self.device)
             _check_numbers(z, start)

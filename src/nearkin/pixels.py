@@ -7,8 +7,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,23 @@ from nearkin.cache import keep as keep_file
 # Fewer pictures than this are decoded faster than a file is worth.
 _WORTH_KEEPING = 64
 _CHUNK = 256
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size at which pictures are kept, and how they come to it.
+
+    resize        pixels of the shorter side; of both sides where the aspect is not kept
+    keep_aspect   whether width : height stays as it is
+    channels      3 (RGB) or 1 (gray)
+    """
+
+    resize: int
+    keep_aspect: bool = True
+    channels: int = 3
+    interpolation: Interpolation = "bilinear"
 
 
 def read_image(source: Any, image_size: int, channels: int = 3) -> Tensor:
@@ -33,17 +51,46 @@ def read_image(source: Any, image_size: int, channels: int = 3) -> Tensor:
     from PIL import Image
 
     _check(image_size, channels)
+    # JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side keeps the resize clean.
+    least = 2 * image_size
+    resample = Image.Resampling.BICUBIC
+    return _opened(source, channels, least, lambda p: p.resize((image_size, image_size), resample))
+
+
+def read_resized(source: Any, size: Size) -> Tensor:
+    """(channels, H, W) uint8 of a path or a Pillow image, at the size asked for.
+
+    As `read_image`, but the shorter side is `size.resize` long where the aspect is kept. Raises
+    ValueError where the source cannot be decoded.
+    """
+    from PIL import Image
+
+    def fitted(picture: Any) -> Any:
+        wide, high = picture.size
+        target = (size.resize, size.resize)
+        if size.keep_aspect:
+            # The longer side is rounded down, as torchvision's Resize does it.
+            short = min(wide, high)
+            target = (size.resize * wide // short, size.resize * high // short)
+        return picture.resize(target, Image.Resampling[size.interpolation.upper()])
+
+    _check(size.resize, size.channels)
+    return _opened(source, size.channels, 2 * size.resize, fitted)
+
+
+def _opened(source: Any, channels: int, least: int, fit: Callable[[Any], Any]) -> Tensor:
+    """The pixels of a source; a JPEG is decoded at the smallest scale with sides of `least`."""
+    from PIL import Image
+
     if isinstance(source, Image.Image):
-        return _pixels(source, image_size, channels)
+        return _pixels(source, channels, fit)
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"an image is a path or a Pillow image, not {type(source).__name__}")
     path = os.fspath(source)
     try:
         with Image.open(path) as picture:
-            # JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side keeps the resize clean.
-            mode = "RGB" if channels == 3 else "L"
-            picture.draft(mode, (2 * image_size, 2 * image_size))
-            return _pixels(picture, image_size, channels)
+            picture.draft("RGB" if channels == 3 else "L", (least, least))
+            return _pixels(picture, channels, fit)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}") from None
     except Exception as error:  # Decoders answer broken bytes with whatever went wrong inside.
@@ -96,13 +143,12 @@ def _check(image_size: int, channels: int) -> None:
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), but {channels} was given")
 
 
-def _pixels(picture: Any, image_size: int, channels: int) -> Tensor:
-    from PIL import Image, ImageOps
+def _pixels(picture: Any, channels: int, fit: Callable[[Any], Any]) -> Tensor:
+    from PIL import ImageOps
 
     flat = _opaque(_eight_bits(ImageOps.exif_transpose(picture)))
-    flat = flat.convert("RGB" if channels == 3 else "L")
-    square = flat.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(square))
+    fitted = fit(flat.convert("RGB" if channels == 3 else "L"))
+    pixels = torch.from_numpy(np.array(fitted))
     return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
 
 

@@ -23,6 +23,7 @@ from nearkin.config import complete, dump, load_recipe, resolve
 from nearkin.console import Reporter, plain, scores_table
 from nearkin.data.base import Splits, Table
 from nearkin.evaluation import Result
+from nearkin.inputs import Inputs, take
 from nearkin.loop import Interrupted, Loop, State
 from nearkin.measure import (
     QUICK,
@@ -289,8 +290,8 @@ class _Run:
         method, device = self.parts.method, self.parts.device
         return embed_shares(method, method.embed, self.inputs(table), device)
 
-    def inputs(self, table: Table) -> Tensor:
-        assert isinstance(table.inputs, Tensor)
+    def inputs(self, table: Table) -> Inputs:
+        assert isinstance(table.inputs, Inputs)
         return table.inputs
 
     def measure_before(self) -> dict[str, Any]:
@@ -433,14 +434,14 @@ def _warnings_to(loop: Loop, reporter: Reporter) -> Iterator[None]:
 def pictures_of(table: Table) -> Callable[[int], Any] | None:
     """Row -> its picture, where the prepared inputs are pictures; None otherwise."""
     inputs = table.inputs
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.dtype != torch.uint8:
+    if not isinstance(inputs, Inputs) or len(inputs.shape) != 4 or inputs.dtype != torch.uint8:
         return None
 
     def picture(row: int) -> Any:
         """The prepared pixels of a row, as a Pillow image."""
         from PIL import Image
 
-        pixels = inputs[row].permute(1, 2, 0).numpy()
+        pixels = take(inputs, torch.tensor([row]))[0].permute(1, 2, 0).numpy()
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
     return picture

@@ -11,20 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearkin.inputs import Inputs, Taken, take
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
     """Rows of data. Whatever is asked of a row is one entry of a column.
 
     inputs    N items: a tensor (N, ...) or a sequence of image paths; an encoder's `prepare` makes
-              it a tensor
+              it a tensor, or a `Taken` that makes its rows when they are taken
     label     (N,) int64 codes, indices into `names`
     names     the class names, as text, in the order of the codes
     ids       N texts that name the rows (paths where there are files)
     columns   further (N,) tensors: view, pair, is_query, is_gallery, group, ...
     """
 
-    inputs: Tensor | Sequence[Any]
+    inputs: Inputs | Sequence[Any]
     label: Tensor
     names: tuple[str, ...]
     ids: tuple[str, ...]
@@ -63,7 +65,9 @@ class Table:
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         if isinstance(self.inputs, Tensor):
-            inputs: Tensor | list[Any] = self.inputs[rows]
+            inputs: Inputs | list[Any] = take(self.inputs, rows)
+        elif isinstance(self.inputs, Taken):
+            inputs = self.inputs.select(rows)
         else:
             inputs = [self.inputs[i] for i in rows.tolist()]
         return replace(

@@ -16,6 +16,7 @@ from nearkin.data.base import Splits, Table
 from nearkin.data.folder import folder
 from nearkin.data.images import Progress, find_classes, find_faults
 from nearkin.data.npz import npz
+from nearkin.inputs import Taken
 
 _TINY = 16
 _LISTED = 10
@@ -160,11 +161,12 @@ def _made(make: Callable[[], Splits]) -> tuple[Splits | None, tuple[str, ...]]:
 
 
 def _rows(splits: Splits | None) -> list[_Row]:
-    return [
-        (split, table.names[code], row, each)
-        for split, table in (splits.tables() if splits else {}).items()
-        for code, row, each in zip(table.label.tolist(), table.ids, table.inputs, strict=True)
-    ]
+    rows: list[_Row] = []
+    for split, table in (splits.tables() if splits else {}).items():
+        assert not isinstance(table.inputs, Taken)
+        each = zip(table.label.tolist(), table.ids, table.inputs, strict=True)
+        rows += [(split, table.names[code], row, item) for code, row, item in each]
+    return rows
 
 
 def _digest(content: bytes) -> bytes:

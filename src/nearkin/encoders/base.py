@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nearkin.core import warn_once
-from nearkin.pixels import read_images
+from nearkin.crops import Crop
+from nearkin.inputs import Inputs, Taken
+from nearkin.pictures import read_pictures
+from nearkin.pixels import Size, read_images
 
 Progress = Callable[[int, int], None]
 
@@ -27,18 +30,19 @@ class Encoder(nn.Module):
 
     def prepare(
         self,
-        inputs: Tensor | Sequence[Any],
+        inputs: Inputs | Sequence[Any],
         workers: int = 1,
         progress: Progress | None = None,
         keep: bool = True,
-    ) -> Tensor:
-        """What a table holds -> the tensor (N, ...) that `forward` takes; the same every time.
+    ) -> Inputs:
+        """What a table holds -> the rows (N, ...) that `forward` takes: a tensor, or a `Taken` that
+        makes its rows when they are taken.
 
         workers    threads that decode
         progress   told of (done, N) items
         keep       whether what was decoded may be kept in the cache folder for the next time
         """
-        if not isinstance(inputs, Tensor):
+        if not isinstance(inputs, Inputs):
             seen = type(inputs[0]).__name__ if len(inputs) else "nothing"
             raise ValueError(
                 f"the encoder {type(self).__name__} takes arrays of numbers, not {seen}; use an "
@@ -55,27 +59,47 @@ class Encoder(nn.Module):
 class ImageEncoder(Encoder):
     """An encoder of pictures: uint8 (N, channels, image_size, image_size), pixels 0..255.
 
-    Files are decoded, turned upright, converted to `channels` and resized whole to a square.
+    Files are decoded, turned upright and converted to `channels`. Without `size` they are resized
+    whole to a square. With it they are kept at that size, evaluation sees the middle square, and
+    training what `crop` cuts.
     """
 
-    def __init__(self, image_size: int, channels: int, augmentation: Any = None):
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        augmentation: Any = None,
+        size: Size | None = None,
+        crop: Crop | None = None,
+    ):
         super().__init__()
         if image_size < 4:
             raise ValueError(f"image_size must be at least 4 pixels, not {image_size}")
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (gray) or 3 (color), not {channels}")
+        if size is not None and size.resize < image_size:
+            raise ValueError(
+                f"pictures resized to {size.resize} pixels cannot be cut to {image_size}; make "
+                f"resize at least {image_size}"
+            )
         self.image_size, self.channels, self.augmentation = image_size, channels, augmentation
+        self.size, self.crop = size, crop
 
     def prepare(
         self,
-        inputs: Tensor | Sequence[Any],
+        inputs: Inputs | Sequence[Any],
         workers: int = 1,
         progress: Progress | None = None,
         keep: bool = True,
-    ) -> Tensor:
+    ) -> Inputs:
         """Pictures as a tensor (N, C, H, W), image paths or PIL images -> uint8 (N, C, S, S)."""
+        if isinstance(inputs, Taken):
+            return inputs
         if not isinstance(inputs, Tensor):
-            return read_images(inputs, self.image_size, self.channels, workers, progress, keep)
+            if self.size is None:
+                return read_images(inputs, self.image_size, self.channels, workers, progress, keep)
+            side, crop = self.image_size, self.crop
+            return read_pictures(inputs, self.size, side, crop, workers, progress, keep)
         wanted = (self.channels, self.image_size, self.image_size)
         if inputs.ndim != 4 or inputs.shape[1:] != wanted:
             raise ValueError(

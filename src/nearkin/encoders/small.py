@@ -4,6 +4,7 @@ features."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from nearkin.augment import Augmentation
 from nearkin.encoders.base import Encoder, ImageEncoder, Progress, feature_norm, scaled
+from nearkin.inputs import Inputs
 
 
 class SmallCNN(ImageEncoder):
@@ -119,14 +121,14 @@ class MLP(Encoder):
 
     def prepare(
         self,
-        inputs: Tensor | Sequence[Any],
+        inputs: Inputs | Sequence[Any],
         workers: int = 1,
         progress: Progress | None = None,
         keep: bool = True,
-    ) -> Tensor:
+    ) -> Inputs:
         """Rows as they are; raises ValueError for files and for rows of another length."""
         rows = super().prepare(inputs, workers, progress, keep)
-        if rows.ndim < 2 or rows.shape[1:].numel() != self.features:
+        if len(rows.shape) < 2 or math.prod(rows.shape[1:]) != self.features:
             raise ValueError(
                 f"mlp takes rows of {self.features} numbers, not inputs of shape "
                 f"{tuple(rows.shape)}"
