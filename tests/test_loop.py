@@ -363,6 +363,13 @@ def test_best_on_test_takes_the_later_of_equals():
     assert epoch == loop.state.best["epoch"] == 3
 
 
+def test_what_is_selected_need_not_be_put_back():
+    loop, epoch = selecting([0.1, 0.5, 0.3], put_back=False)
+    assert epoch == 2
+    assert loop.state.best["epoch"] == 1
+    assert round(loop.selected["weight.weight"].item()) == 1
+
+
 def test_without_selection_the_last_epoch_stays():
     loop, epoch = selecting([0.9, 0.1, 0.2], select=None)
     assert epoch == 2

@@ -194,14 +194,30 @@ def test_training_helps_and_the_untrained_block_is_the_encoder_before_it(tmp_pat
     assert metrics["selected"] == {"epoch": 0, "by": "last epoch"}
 
 
-def test_best_on_test_is_marked(tmp_path, rows):
-    metrics = train(recipe(rows, train={"select": "best_on_test"}), tmp_path / "run").metrics
-    epochs = tiny_runs.lines(tmp_path / "run", "epoch")
+def test_best_on_test_stands_beside_the_last_epoch_and_is_marked(tmp_path, rows):
+    said = {"select": "best_on_test", "schedule": None, "epochs": 3}
+    fast = {"default": {"adamw": {"lr": 3.0}}}
+    run = train(recipe(rows, train=said, optim=fast), tmp_path / "run")
+    metrics, epochs = run.metrics, tiny_runs.lines(tmp_path / "run", "epoch")
     scores = [record["test"]["map@r"] for record in epochs]
-    best = max(range(4), key=lambda epoch: (scores[epoch], epoch))
-    assert metrics["selected"]["epoch"] == metrics["best_on_test"]["epoch"] == best
-    assert metrics["selected"]["by"] == "test map@r (the test classes chose the epoch)"
-    assert metrics["test"]["cosine"]["map@r"]["value"] == pytest.approx(scores[best])
+    best = max(range(3), key=lambda epoch: (scores[epoch], epoch))
+    assert metrics["selected"] == {"epoch": 2, "by": "last epoch"}
+    assert metrics["test"]["cosine"]["map@r"]["value"] == pytest.approx(scores[-1])
+    beside = metrics["best_on_test"]
+    assert beside["epoch"] == best != 2
+    assert beside["by"] == "test map@r (the test classes chose it)"
+    assert beside["cosine"]["map@r"]["value"] == pytest.approx(scores[best]) != scores[-1]
+
+
+def test_the_model_kept_is_the_last_one_whatever_the_test_classes_chose(tmp_path, rows):
+    fast = {"default": {"adamw": {"lr": 0.3}}}
+    runs = [
+        train(recipe(rows, train={"select": how, "schedule": None}, optim=fast), tmp_path / how)
+        for how in ("last", "best_on_test")
+    ]
+    a, b = (load_file(run.folder / "model" / "encoder.safetensors") for run in runs)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_selection_goes_by_the_metric_that_is_asked_for(tmp_path, rows):

@@ -161,6 +161,8 @@ class Loop:
     clip         largest norm of a turn's gradient
     patience     epochs without a better score after which training ends; None: never
     later_wins   whether equal scores go to the later epoch
+    put_back     whether the selected epoch's weights replace the last one's at the end; they stand
+                 in `selected` in any case
     log          takes a record, returns how long the log is
     path         of the checkpoint; None: none is written
     """
@@ -181,13 +183,15 @@ class Loop:
         clip: float | None = None,
         patience: int | None = None,
         later_wins: bool = False,
+        put_back: bool = True,
         log: Callable[[dict[str, Any]], int] | None = None,
         path: Path | None = None,
     ):
         self.method, self.optimizers = method, optimizers
         self.schedule, self.sampler = schedule, sampler
         self.epochs, self.seed, self.device, self.freeze = epochs, seed, device, tuple(freeze)
-        self.clip, self.patience, self.later_wins = clip, patience, later_wins
+        self.clip, self.patience = clip, patience
+        self.later_wins, self.put_back = later_wins, put_back
         self.log, self.path = log or (lambda record: 0), path
         self.state = State()
         self.selected: dict[str, Tensor] | None = None
@@ -212,7 +216,7 @@ class Loop:
                 self._close_epoch(validate, select)
                 self._maybe_stop(any_process(stopped.is_set()))
             self.state.finished = True
-            if select is not None and self.selected is not None:
+            if self.put_back and select is not None and self.selected is not None:
                 self.method.load_state_dict(self.selected)
             self.save()
         return self.state

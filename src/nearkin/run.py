@@ -202,6 +202,7 @@ class _Run:
             clip=train.clip,
             patience=train.early_stop,
             later_wins=train.select == "best_on_test",
+            put_back=train.select == "validation",
             path=self.folder.state,
         )
         if going_on:
@@ -373,16 +374,27 @@ class _Run:
                 self.embedded(validation), validation, self.metrics, self.seed
             )
         metrics["untrained"], metrics["raw"] = state.notes["untrained"], state.notes["raw"]
-        last = state.epoch - 1
-        epoch = int(state.best["epoch"]) if state.best and select else last
-        metrics["selected"] = {"epoch": epoch, "by": _selected_by(select, parts.train.select_by)}
-        if parts.train.select == "best_on_test":
-            metrics["best_on_test"] = {**metrics["test"], "epoch": epoch}
+        metrics["selected"] = {"epoch": state.epoch - 1, "by": "last epoch"}
+        best, by = state.best, parts.train.select_by
+        if best and parts.train.select == "validation":
+            metrics["selected"] = {"epoch": int(best["epoch"]), "by": f"validation {by}"}
+        if best and parts.train.select == "best_on_test":
+            chosen = {"epoch": int(best["epoch"]), "by": f"test {by} (the test classes chose it)"}
+            metrics["best_on_test"] = {**self.block_of(loop.selected or {}), **chosen}
         metrics["seconds"] = round(state.seconds, 3)
         if self.first:
             self.write(z, metrics)
         barrier()
         return Run(self.folder.path, metrics)
+
+    def block_of(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The test block with other weights of the method; its own come back after it."""
+        method, test = self.parts.method, self.parts.splits.test
+        own = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+        method.load_state_dict(dict(weights))
+        said = block(self.embedded(test), test, self.metrics, self.seed)
+        method.load_state_dict(own)
+        return said
 
     def write(self, z: Tensor, metrics: dict[str, Any]) -> None:
         parts, test = self.parts, self.parts.splits.test
@@ -449,11 +461,3 @@ def pictures_of(table: Table) -> Callable[[int], Any] | None:
 
 def _relevant(table: Table) -> Tensor:
     return table.columns.get("relevant", table.label)
-
-
-def _selected_by(select: str | None, by: str) -> str:
-    if select is None:
-        return "last epoch"
-    if select.startswith("best_on_test"):
-        return f"test {by} (the test classes chose the epoch)"
-    return f"validation {by}"

@@ -21,7 +21,9 @@ class Train:
     epochs           passes over the sampler, at least 1
     schedule         total steps -> factor of the learning rate at a step; None: constant
     precision        of the encoder; losses are float32 or wider always
-    select           which weights are kept: best on validation, the last, or best on test (marked)
+    select           which weights are kept: the best on validation, or the last. best_on_test keeps
+                     the last and reports the epoch that the test classes like best beside it, as
+                     papers do
     select_by        the metric that selects
     clip             largest gradient norm of a learner; None: no clipping
     device           "auto", "cpu", "cuda", "cuda:1", "mps"
