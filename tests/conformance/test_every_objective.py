@@ -26,6 +26,7 @@ EXAMPLES = {
     "memory": {"compared": {"compare": {"memory": {"size": 32}}, "loss": {"supcon": {}}}},
     "mined": {"compared": {**PAIRS["compared"], "mining": {"semi_hard": {}}}},
     "learned": {"compared": {**PAIRS["compared"], "learn": {"temperature": {"start": 0.1}}}},
+    "pce": {"pce": {"lam": 0.5}},
     "across_views": {"compared": {"compare": {"across_views": {}}, "loss": {"infonce": {}}}},
     "sum": {
         "sum": {

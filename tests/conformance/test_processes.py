@@ -50,6 +50,8 @@ OBJECTIVES = {
     "compared": compared({"in_batch": {"closeness": "euclidean"}}, {"contrastive": {}}),
     "jensen_shannon": {"jensen_shannon": {"critic_steps": 2, "width": 8}},
     "alternating_jensen_shannon": {"alternating_jensen_shannon": {"critic_steps": 1, "width": 8}},
+    "center": {"center": {"weight": 0.1}},
+    "pce": {"pce": {"lam": 1.0, "detach": False}},
     "sum": {
         "sum": {
             "parts": {

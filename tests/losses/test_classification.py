@@ -258,16 +258,6 @@ def test_by_cosine_the_blocks_see_unit_rows(monkeypatch):
     torch.testing.assert_close(cross_entropy(proxies(z, batch)).total, expected)
 
 
-def test_over_unit_proxies_and_a_temperature_it_is_the_normalized_softmax():
-    # The proxies are the directions of the class means.
-    means = F.normalize(torch.stack([QUAD4[:2].mean(0), QUAD4[2:].mean(0)]))
-    proxies = Proxies(2, 2, closeness="cosine").double()
-    proxies.vectors.data.copy_(means)
-    c = proxies(QUAD4, Batch(None, label=LABEL4))
-    value = cross_entropy(replace(c, given=c.similarity / 0.05)).total
-    assert value.item() == pytest.approx(0.0039423238, abs=1e-9)
-
-
 def test_euclidean_classes_are_compared_by_distance_however_many(monkeypatch):
     z, label = random_batch(LABELS["pairs"])
     proxies = Proxies(3, 5, closeness="euclidean").double()

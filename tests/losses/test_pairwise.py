@@ -1,14 +1,16 @@
 """Losses over pairs of rows, against known values, slow loops and pytorch-metric-learning."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from pytorch_metric_learning import distances
 from pytorch_metric_learning import losses as pml
 from quad4 import LABEL4, LABELS, QUAD4, cosines, in_batch, random_batch
 from torch.nn.functional import normalize
 
-from nearkin.losses.pairwise import contrastive, infonce, multi_similarity, supcon
+from nearkin.losses.pairwise import contrastive, infonce, multi_similarity, snca, supcon
 
 
 def simplex(classes, dtype=torch.float64):
@@ -31,6 +33,17 @@ def test_contrastive_of_quad4(margin, contrast):
 def test_multi_similarity_of_quad4(base, value):
     terms = multi_similarity(in_batch(QUAD4, LABEL4), base=base)
     assert terms.total.item() == pytest.approx(value, abs=1e-9)
+
+
+def test_snca_of_quad4():
+    c = in_batch(QUAD4, LABEL4)
+    terms = snca(c, temperature=0.1)
+    assert terms.tightness.item() == pytest.approx(-2.5, abs=1e-12)
+    assert terms.contrast.item() == pytest.approx(5.5899331406, abs=1e-9)
+    assert terms.total.item() == pytest.approx(3.0899331406, abs=1e-9)
+    # As the paper's table prints it, each row is its own positive.
+    printed = snca(replace(c, oneself=None), temperature=0.1).tightness
+    assert printed.item() == pytest.approx(-10.0033803737, abs=1e-9)
 
 
 def test_contrastive_tightness_is_four_times_the_center_tightness_over_classes():
@@ -155,11 +168,26 @@ def loop_supcon(z, label, temperature):
     return math.fsum(tight) / len(tight), math.fsum(apart) / len(apart)
 
 
+def loop_snca(z, label, temperature):
+    s, n = cosines(z), len(label)
+    tight, apart = [], []
+    for i in range(n):
+        near = [
+            math.exp(s[i][j] / temperature) for j in range(n) if j != i and label[j] == label[i]
+        ]
+        if near:
+            tight.append(-math.log(math.fsum(near)))
+            every = [math.exp(s[i][k] / temperature) for k in range(n) if k != i]
+            apart.append(math.log(math.fsum(every)))
+    return math.fsum(tight) / len(tight), math.fsum(apart) / len(apart)
+
+
 LOOPS = [
     (contrastive, loop_contrastive, {"margin": 1.2}),
     (multi_similarity, loop_multi_similarity, {"alpha": 3.0, "beta": 20.0, "base": 0.4}),
     (infonce, loop_infonce, {"temperature": 0.2}),
     (supcon, loop_supcon, {"temperature": 0.2}),
+    (snca, loop_snca, {"temperature": 0.2}),
 ]
 
 
@@ -188,6 +216,7 @@ def theirs(loss, z, label):
         (multi_similarity, pml.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)),
         (infonce, pml.NTXentLoss(temperature=0.1)),
         (supcon, pml.SupConLoss(temperature=0.1)),
+        (snca, pml.NCALoss(softmax_scale=20, distance=distances.CosineSimilarity())),
     ],
 )
 def test_it_equals_pytorch_metric_learning(loss, peer, labels):
@@ -198,3 +227,40 @@ def test_it_equals_pytorch_metric_learning(loss, peer, labels):
     expected, gradient = theirs(peer, other, label)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(torch.autograd.grad(value, mine)[0], gradient, rtol=1e-8, atol=1e-9)
+
+
+# --- what a temperature or a class of two does
+
+
+def test_snca_is_infonce_and_supcon_where_every_row_has_one_positive():
+    z, label = random_batch(LABELS["pairs"])
+    c = in_batch(z, label)
+    for other in (infonce, supcon):
+        torch.testing.assert_close(snca(c, temperature=0.3).total, other(c, temperature=0.3).total)
+
+
+def test_snca_is_at_most_supcon():
+    # log of a mean against a mean of logs: snca counts the positives on top of it.
+    z, label = random_batch(LABELS["balanced"])
+    c = in_batch(z, label)
+    gap = supcon(c, temperature=0.3).total - snca(c, temperature=0.3).total
+    assert gap.item() >= math.log(2)
+
+
+def test_snca_sees_only_what_is_compared_and_leaves_out_rows_without_a_positive():
+    z, label = random_batch(LABELS["balanced"])
+    kept = torch.arange(12) < 9  # no row of the last class
+    c = replace(in_batch(z, label), allowed=kept[None].expand(12, -1))
+    s = c.similarity[:, :9] / 0.05
+    expected = []
+    for i in range(9):
+        others = kept[:9] & (torch.arange(9) != i)
+        own = others & (label[:9] == label[i])
+        expected.append(s[i][others].logsumexp(0) - s[i][own].logsumexp(0))
+    torch.testing.assert_close(snca(c).total, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("loss", [infonce, supcon, snca])
+def test_a_temperature_must_be_above_zero(loss):
+    with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
+        loss(in_batch(QUAD4, LABEL4), temperature=0.0)

@@ -1,8 +1,9 @@
-"""Softmax losses over one column a class: cross-entropy and its closed-form relative over class
-sums."""
+"""Softmax losses over columns of classes: cross-entropy, its relative over class sums, normalized
+and with margins."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -42,6 +43,79 @@ def spce(c: Comparison, *, scale: float = 1.0) -> Terms:
     """
     positive(scale=scale)
     return cross_entropy(replace(c, given=scale * c.similarity))
+
+
+@home("proxies", "cosine")
+def norm_softmax(c: Comparison, *, temperature: float = 0.05) -> Terms:
+    """Normalized softmax: cross-entropy over cosines to class proxies (Zhai & Wu 2019).
+
+    tightness = -mean_i s_iy / temperature          contrast = mean_i log Σ_k e^{s_ik / temperature}
+
+    Of several proxies a class, the mean of the own s counts. Memory O(A·R) up to 8,192 classes;
+    above, with one proxy a class, the cosines are never held: O(A·8192).
+    """
+    positive(temperature=temperature)
+    if c.given is not None or c.closeness == "euclidean":
+        return cross_entropy(replace(c, given=c.similarity / temperature))
+    assert c.anchors is not None
+    # The rows bear the temperature, so that the similarities need not be held.
+    rows = at_least_float32(c.anchors) / temperature
+    return cross_entropy(
+        replace(c, anchors=rows, bias=None if c.bias is None else c.bias / temperature)
+    )
+
+
+@home("proxies", "cosine")
+def cosface(c: Comparison, *, margin: float = 0.35, scale: float = 64.0) -> Terms:
+    """Large-margin cosine loss (Wang et al. 2018, eq. 4).
+
+    With l_ik = scale (cos_ik - margin [k = y_i]):
+    tightness = -mean_i l_iy          contrast = mean_i log Σ_k e^{l_ik}
+
+    Of several proxies a class, each bears the margin and the mean of the own l counts.
+    Memory O(A·R).
+    """
+    positive(scale=scale)
+    if margin < 0:
+        raise ValueError(f"margin must be at least 0, not {margin}")
+    cos = c.similarity
+    return cross_entropy(replace(c, given=scale * torch.where(c.same, cos - margin, cos)))
+
+
+@home("proxies", "cosine")
+def arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms:
+    """Additive angular margin loss, margin in radians (Deng et al. 2019, eq. 3).
+
+    With θ the angle to a proxy, l_ik = scale cos θ_ik, but l_iy = scale ψ(θ_iy):
+    tightness = -mean_i l_iy          contrast = mean_i log Σ_k e^{l_ik}
+
+    ψ(θ) = cos(θ + margin), and beyond θ = π - margin, where that would rise again, the line
+    cos θ - margin sin(margin) of the authors' code (without its easy_margin). At θ = 0, where ψ has
+    a corner, the gradient is that of cos(θ) cos(margin). Of several proxies a class, each bears the
+    margin and the mean of the own l counts. Memory O(A·R).
+
+    Raises ValueError for a comparison by inner products or by euclidean distance.
+    """
+    positive(scale=scale)
+    if not 0 <= margin <= math.pi / 2:
+        raise ValueError(
+            f"margin must be in radians from 0 to {math.pi / 2:.4f}, not {margin}; that many "
+            f"degrees are {math.radians(margin):.4f}"
+        )
+    if c.closeness in ("inner", "euclidean"):
+        raise ValueError(
+            f"arcface needs angles, but the rows compare by {c.closeness!r}; use cosine"
+        )
+    cos = c.similarity
+    return cross_entropy(replace(c, given=scale * torch.where(c.same, _wider(cos, margin), cos)))
+
+
+def _wider(cos: Tensor, margin: float) -> Tensor:
+    """ψ: the cosine of an angle that is wider by the margin, made to fall up to π."""
+    m = torch.as_tensor(margin, dtype=cos.dtype, device=cos.device)
+    # The root has an infinite slope at cos = ±1, and rounding can put a cosine beyond.
+    sin = ((1 - cos) * (1 + cos)).clamp_min(torch.finfo(cos.dtype).tiny).sqrt()
+    return torch.where(cos >= -m.cos(), cos * m.cos() - sin * m.sin(), cos - m * m.sin())
 
 
 def _whole(c: Comparison) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Losses over pairs of rows: contrastive, Multi-Similarity, InfoNCE, SupCon. No triplets, no
+"""Losses over pairs of rows: contrastive, Multi-Similarity, InfoNCE, SupCon, SNCA. No triplets, no
 classes."""
 
 from __future__ import annotations
@@ -80,3 +80,24 @@ def supcon(c: Comparison, *, temperature: float = 0.1) -> Terms:
     own = ratio(torch.where(c.same, logits, 0.0).sum(1), c.same.sum(1))
     everyone = logsumexp(logits, c.same | c.different)
     return Terms(tightness=-mean(own, scored), contrast=mean(everyone, scored))
+
+
+@home("in_batch", "cosine")
+def snca(c: Comparison, *, temperature: float = 0.05) -> Terms:
+    """Scalable neighborhood component analysis, the log outside the positive sum (Wu et al. 2018;
+    in two parts as in Boudiaf et al. 2020, table 2).
+
+    With s' = s / temperature, over anchors that have a positive:
+    tightness = -mean_i log Σ_same e^{s'}          contrast = mean_i log Σ_{same or different}
+    e^{s'}
+
+    No sum counts the anchor itself, as the table's tightness would: the total is -log of a
+    probability. Wu et al. compare with a memory of all training rows. Memory O(A·R).
+    """
+    positive(temperature=temperature)
+    logits = c.similarity / temperature
+    scored = c.same.any(1)
+    return Terms(
+        tightness=-mean(logsumexp(logits, c.same), scored),
+        contrast=mean(logsumexp(logits, c.same | c.different), scored),
+    )
