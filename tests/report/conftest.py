@@ -1,5 +1,9 @@
-"""Fixtures of the report's tests: a finished run folder, and its view."""
+"""Fixtures of the report's tests: a finished run folder, its view, a quick UMAP."""
 
+import sys
+import types
+
+import numpy as np
 import pytest
 from made_up_run import write_run
 
@@ -14,3 +18,22 @@ def run_folder(tmp_path):
 @pytest.fixture
 def view(run_folder):
     return read_run(run_folder)
+
+
+@pytest.fixture
+def umap(monkeypatch):
+    """A stand-in for the library: it keeps what it was asked and gives the first two columns."""
+    asked = []
+
+    class UMAP:
+        def __init__(self, **settings):
+            asked.append(settings)
+
+        def fit_transform(self, rows):
+            return rows[:, :2].astype(np.float32)
+
+    module = types.ModuleType("umap")
+    module.UMAP = UMAP
+    module.__spec__ = types.SimpleNamespace(name="umap")
+    monkeypatch.setitem(sys.modules, "umap", module)
+    return asked

@@ -1,85 +1,25 @@
-"""Curves are what the log says, long ones shortened; what is missing has no plot."""
+"""Curves are drawn as they are, long ones shortened; shares in percent, whiskers at the ends."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_run import histogram, log
 
-from nearkin.report.figures import decimate, distance_plots, running_mean, training_plots
-
-
-def by_title(plots):
-    return {plot.title: plot for plot in plots}
+from nearkin.report.figures import BLUE, Curve, decimate, plot, running_mean
 
 
-def test_every_part_of_a_log_has_its_plot():
-    plots = by_title(training_plots(log(), chosen=8))
-    assert list(plots) == [
-        "Terms of the loss",
-        "Pull and push",
-        "Learning rates",
-        "Validation",
-        "Information about the class",
-        "Mean cosine of pairs",
-        "Effective rank",
-    ]
-    terms = {curve.name: curve for curve in plots["Terms of the loss"].curves}
-    assert list(terms) == ["total", "tightness", "contrast"]
-    steps = [line for line in log() if line["event"] == "step"]
-    np.testing.assert_array_equal(terms["total"].y, [line["terms"]["total"] for line in steps])
-    np.testing.assert_array_equal(plots["Pull and push"].curves[0].x, np.arange(0, 400, 50))
-    assert [curve.name for curve in plots["Learning rates"].curves] == ["encoder", "objective"]
-    assert plots["Validation"].figure.layout.shapes[0].x0 == 8
+def test_shares_are_drawn_in_percent_with_their_whiskers():
+    x, y = np.arange(2.0), np.array([0.5, 0.25])
+    curve = Curve("a", x, y, BLUE, low=y - 0.125, high=y + 0.25)
+    drawn = plot("t", "n", [curve], "epoch", percent=True)
+    (trace,) = drawn.figure.data
+    assert trace.y == (50.0, 25.0)
+    assert trace.error_y.array == (25.0, 25.0)
+    assert trace.error_y.arrayminus == (12.5, 12.5)
+    np.testing.assert_array_equal(drawn.curves[0].y, y)
 
 
-def test_an_empty_log_has_no_plots():
-    assert training_plots([]) == []
-    assert distance_plots([]) == []
-
-
-def test_parts_that_are_always_zero_and_a_total_of_one_part_are_not_drawn():
-    terms = [{"total": t, "tightness": 0.0, "contrast": 0.0, "joint": t} for t in (3.0, 2.0)]
-    lines = [{"event": "step", "step": s, "terms": t} for s, t in enumerate(terms)]
-    (plot,) = training_plots(lines)
-    assert [curve.name for curve in plot.curves] == ["joint"]
-
-
-def test_a_resumed_run_that_says_a_step_twice_is_drawn_once_with_the_later_word():
-    said = [(0, 3.0), (1, 2.0), (2, 9.0), (1, 1.5), (2, 1.0)]
-    lines = [{"event": "step", "step": s, "terms": {"total": t}} for s, t in said]
-    (curve,) = training_plots(lines)[0].curves
-    assert curve.x.tolist() == [0, 1, 2]
-    assert curve.y.tolist() == [3.0, 1.5, 1.0]
-
-
-def test_values_that_are_no_finite_numbers_are_left_out():
-    values = [1.0, float("nan"), None, float("inf"), 2.0]
-    lines = [{"event": "epoch", "epoch": e, "cosine_mean": v} for e, v in enumerate(values)]
-    (curve,) = training_plots(lines)[0].curves
-    assert (curve.x.tolist(), curve.y.tolist()) == ([0, 4], [1.0, 2.0])
-
-
-def test_long_curves_are_shortened_and_rates_are_not_smoothed():
-    rates = [{"event": "step", "step": s, "rates": {"a": s / 9_999}} for s in range(10_000)]
-    (plot,) = training_plots(rates)
-    (trace,) = plot.figure.data
-    assert 500 < len(trace.x) <= 1_500
-    np.testing.assert_allclose(trace.y, np.array(trace.x) / 9_999, rtol=1e-5)
-
-
-def test_long_terms_are_a_running_mean_over_their_own_trace():
-    plot = training_plots(log(steps=2_000))[0]
-    assert len(plot.figure.data) == 2 * len(plot.curves)
-    assert all(len(trace.x) <= 1_500 for trace in plot.figure.data)
-    faint, bold = plot.figure.data[:2]
-    assert faint.opacity < 0.5
-    assert np.std(np.diff(bold.y)) < np.std(np.diff(faint.y)) / 5
-
-
-def test_names_of_terms_are_no_markup():
-    lines = [{"event": "step", "step": 0, "rates": {"<b>x</b>": 1.0}}]
-    assert training_plots(lines)[0].figure.data[0].name == "&lt;b&gt;x&lt;/b&gt;"
+def test_curves_without_points_have_no_plot():
+    assert plot("t", "n", [Curve("a", np.zeros(0), np.zeros(0), BLUE)], "epoch") is None
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(4, 60))
@@ -96,22 +36,3 @@ def test_decimation_keeps_ends_and_extremes_in_order(values, most):
 
 def test_running_mean_by_hand():
     np.testing.assert_allclose(running_mean(np.array([0.0, 3, 6, 0]), 3), [1.5, 3, 3, 3])
-
-
-def test_distances_share_their_axes_and_say_their_overlap():
-    before, after = distance_plots(log())
-    assert (before.title, after.title) == ("Before training", "After training")
-    assert before.figure.layout.xaxis.range == after.figure.layout.xaxis.range == (0, 2)
-    assert before.figure.layout.yaxis.range == after.figure.layout.yaxis.range
-    edges = [0.0, 1.0, 2.0]
-    line = {"event": "distances", "when": "trained", "edges": edges}
-    (plot,) = distance_plots([line | {"same": [0.75, 0.25], "different": [0.5, 0.5]}])
-    assert plot.note == "The two overlap by 75 %."
-    np.testing.assert_array_equal(plot.curves[0].x, [0.5, 1.5])
-
-
-@pytest.mark.parametrize("change", [{"same": [1.0]}, {"edges": []}, {"different": []}])
-def test_histograms_that_do_not_fit_are_not_drawn(change):
-    line = {"event": "distances", "when": "trained", **histogram(np.linspace(0, 2, 9), 1, 1)}
-    assert len(distance_plots([line])) == 1
-    assert distance_plots([line | change]) == []

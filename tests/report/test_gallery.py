@@ -44,10 +44,11 @@ def test_ranks_are_those_of_the_slow_loop(parted):
 
 def test_block_edges_change_nothing(parted, monkeypatch):
     whole = rank_queries(parted)
-    near = neighbors(parted, 5, 8)[0]
+    queries = np.array([5, 77])
+    near = [rows for rows, _ in neighbors(parted, queries, 8)]
     monkeypatch.setattr(gallery, "_BLOCK", 1_000)
     monkeypatch.setattr(gallery, "_ROWS", 7)
-    np.testing.assert_array_equal(near, neighbors(parted, 5, 8)[0])
+    np.testing.assert_array_equal(near, [rows for rows, _ in neighbors(parted, queries, 8)])
     blocked = rank_queries(parted)
     for name in ("query", "best", "rank", "mistaken"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(blocked, name))
@@ -77,7 +78,7 @@ def test_worst_come_first_and_random_ones_are_others(view):
 
 def test_neighbors_are_the_nearest_and_never_the_query_itself(parted):
     query = int(np.flatnonzero(parted.is_query & parted.is_gallery)[0])
-    rows, cosine = neighbors(parted, query, 8)
+    ((rows, cosine),) = neighbors(parted, np.array([query]), 8)
     unit = parted.embeddings / np.linalg.norm(parted.embeddings, axis=1, keepdims=True)
     others = np.flatnonzero(parted.is_gallery & (np.arange(240) != query))
     expected = others[np.argsort(-(unit[others] @ unit[query]))][:8]
@@ -87,14 +88,14 @@ def test_neighbors_are_the_nearest_and_never_the_query_itself(parted):
 
 def test_a_wrong_neighbor_stands_before_an_equally_near_right_one(view):
     flat = replace(view, embeddings=np.ones_like(view.embeddings))
-    rows, _ = neighbors(flat, 0, 8)
+    ((rows, _),) = neighbors(flat, np.array([0]), 8)
     assert (view.labels[rows] != view.labels[0]).all()
 
 
 def test_fewer_items_than_neighbors_asked_for_are_all_given(view):
     few = replace(view, is_gallery=np.arange(240) < 4)
-    assert len(neighbors(few, 0, 8)[0]) == 3
-    assert len(neighbors(few, 200, 8)[0]) == 4
+    found = neighbors(few, np.array([0, 200]), 8)
+    assert [len(rows) for rows, _ in found] == [3, 4]
 
 
 def test_an_empty_gallery_leaves_nothing_to_rank(view):
@@ -127,3 +128,32 @@ def test_worst_classes_by_hand(view):
     assert said == [(1, 0, 2), (0, 1, 2)]
     assert classes[0].mistaken == 0
     assert classes[1].mistaken == 1
+
+
+def test_rows_of_one_group_never_find_one_another(view):
+    grouped = replace(view, group=np.arange(240) // 3)
+    ranked = rank_queries(grouped)
+    assert (ranked.query // 3 != ranked.best // 3).all()
+    assert (ranked.query // 3 != ranked.mistaken // 3).all()
+    for query, (rows, _) in zip([0, 7], neighbors(grouped, np.array([0, 7]), 8), strict=True):
+        assert (rows // 3 != query // 3).all()
+
+
+def test_best_queries_are_hits_that_lead_most_one_a_class(view):
+    ranked = rank_queries(view)
+    best = ranked.best_led(6, view.labels[ranked.query])
+    assert (ranked.rank[best] == 1).all()
+    assert len(set(view.labels[ranked.query[best]])) == 6
+    assert list(ranked.lead[best]) == sorted(ranked.lead[best], reverse=True)
+    hits = ranked.rank == 1
+    assert ranked.lead[best[0]] == ranked.lead[hits].max()
+    assert (ranked.lead[hits] > 0).all()
+    collapsed = rank_queries(replace(view, embeddings=np.ones_like(view.embeddings)))
+    assert len(collapsed.best_led(6, view.labels[collapsed.query])) == 0
+
+
+def test_fewer_queries_are_drawn_where_the_work_would_take_minutes(view, monkeypatch):
+    monkeypatch.setattr(gallery, "MOST_WORK", 240 * 16 * 150)
+    assert rank_queries(view).considered == 150
+    monkeypatch.setattr(gallery, "MOST_WORK", 1)
+    assert rank_queries(view).considered == 100

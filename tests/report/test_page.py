@@ -8,10 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from made_up_run import block, letter, metrics, write_run
+from PIL import Image
 
 from nearkin.report import read_run, write_report
 
 HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(1)>&\u2028\""
+
+# A stand-in lays out the maps here; t-SNE itself is tried in test_projection.
+pytestmark = pytest.mark.usefixtures("umap")
 
 VOID = {"meta", "img", "line", "br", "link", "input", "hr"}
 
@@ -91,7 +95,8 @@ def test_the_page_shows_every_part_of_the_run(run_folder, page):
         assert said in words
     assert "50.jpg" not in words
     assert "Selected on the test classes" not in words
-    assert len(shown.figures) == shown.count("div", "plot") == 9
+    assert len(shown.figures) == shown.count("div", "plot") == 12
+    assert shown.count("div", "plane") == 1
 
 
 def test_nothing_is_loaded_from_anywhere(run_folder, page):
@@ -118,15 +123,16 @@ def test_plotly_stands_in_the_page_once_and_the_page_stays_under_ten_megabytes(v
 def test_galleries_mark_right_and_wrong_by_sign_and_say_names(run_folder, page):
     view = read_run(run_folder, picture=letter)
     shown = page(view)
-    assert shown.count("ul", "gallery") == 12 + 6
+    assert shown.count("ul", "gallery") == 10 + 6 + 6
     right, wrong = shown.count("li", "right"), shown.count("li", "wrong")
     assert right + wrong == shown.said.count("✓") + shown.said.count("✗")
     assert right == shown.said.count("✓") > 0
-    assert shown.count("img", "pixelated") == right + wrong + 18
+    pairs = 2 * shown.count("span", "example")
+    assert shown.count("img", "pixelated") == right + wrong + 22 + pairs
     first = re.search(
         r'aria-label="Query ([^;]+); its best relevant item has rank (\d+)', shown.text
     )
-    ranks = re.findall(r"best relevant item has rank (\d+)", shown.text)[:12]
+    ranks = re.findall(r"best relevant item has rank (\d+)", shown.text)[:10]
     assert first
     assert first[1] in view.ids
     assert [int(rank) for rank in ranks] == sorted(map(int, ranks), reverse=True)
@@ -161,8 +167,8 @@ def test_hostile_text_is_text(tmp_path, page):
     (folder / "environment.json").write_text(json.dumps({"format": 1, HOSTILE: HOSTILE}))
     shown = page(read_run(folder))
     plots = len(shown.figures)
-    assert plots == 2
-    assert shown.count("script") == plots + 2
+    assert plots == 4
+    assert shown.count("script") == plots + 4, "and the map's points, tables, plotly, plots"
     assert shown.count("img") == 0
     assert not any(name.startswith("on") for _, found in shown.elements for name in found)
     assert "<script>alert" not in shown.text
@@ -174,6 +180,7 @@ def test_selection_on_the_test_classes_is_marked(view, page):
     told["selected"] = {"epoch": 3, "by": "best_on_test"}
     words = page(replace(view, metrics=told)).words
     assert "⚠ Selected on the test classes , as the paper did; not an honest estimate" in words
+    assert "the epoch was selected on the test classes, as the paper did; not an honest" in words
     assert "⚠ best on test (epoch 3)" in words
     assert "65.0 %" in words
 
@@ -181,11 +188,14 @@ def test_selection_on_the_test_classes_is_marked(view, page):
 def test_several_runs_stand_in_one_table(tmp_path, view, page):
     other = read_run(write_run(tmp_path / "other", spread=2.0))
     shown = page(view, other)
-    assert shown.count("header") == 2
-    assert shown.count("table", "metrics") == 2
+    assert shown.count("header") == 1
+    assert shown.count("table", "metrics") == 3
+    assert "2 training runs Of 2 runs," in shown.words
+    assert "Against glyphs, query by query" in shown.words
+    assert "The recipes are the same." in shown.words
     assert "glyphs trained" in shown.words
     assert "other untrained" in shown.words
-    assert {found.get("id") for tag, found in shown.elements if tag == "section"} >= {
+    assert {found.get("id") for tag, found in shown.elements if tag == "div"} >= {
         "run-1",
         "run-2",
     }
@@ -193,7 +203,7 @@ def test_several_runs_stand_in_one_table(tmp_path, view, page):
 
 def test_a_run_with_little_in_it_still_has_a_report(tmp_path, page):
     nothing = np.zeros(240, bool)
-    folder = write_run(tmp_path / "bare", lines=[], is_gallery=nothing)
+    folder = write_run(tmp_path / "bare", lines=[], is_gallery=nothing, is_query=nothing)
     (folder / "metrics.json").write_text("{}")
     (folder / "recipe.yaml").write_text("{}")
     shown = page(read_run(folder))
@@ -203,9 +213,96 @@ def test_a_run_with_little_in_it_still_has_a_report(tmp_path, page):
     assert len(shown.text) < 100_000, "no plots, so no plotly"
 
 
+def test_a_run_named_like_another_is_named_with_its_folder(tmp_path, page):
+    folders = [write_run(tmp_path / above / "glyphs") for above in ("one", "two")]
+    words = page(*map(read_run, [*folders, folders[0]])).words
+    for name in ("one/glyphs", "two/glyphs", "one/glyphs (2)"):
+        assert f"{name} trained" in words
+
+
+def test_floors_and_the_paper_stand_in_table_and_bars_and_faults_are_told(view, page):
+    view.metrics["floors"] = {"whitened": block(0.7) | {"shrinkage": 0.1}}
+    view.recipe["paper"] = {"source": "Somebody 2020", "cosine": {"recall@1": 0.6, "map@r": 45}}
+    shown = page(view)
+    assert shown.count("tr", "floor") == 2
+    assert shown.count("tr", "paper") == 1
+    assert shown.count("div", "paper") == 1
+    for said in (
+        "That is less than whitening alone gives without any training.",
+        "within-class whitening alone, a closed form, no training; shrinkage 0.1.",
+        "paper : printed in Somebody 2020.",
+        "`paper.cosine` says map@r: 45; a share from 0 to 1 was expected",
+    ):
+        assert said in shown.words
+    both = page(view, replace(view, name="other"))
+    assert both.count("tr", "paper") == 1, "one paper, told by both"
+
+
+@pytest.mark.slow
+def test_a_page_that_grows_too_large_has_smaller_pictures_and_then_none(
+    run_folder, page, monkeypatch
+):
+    noise = np.random.default_rng(0).integers(0, 256, (240, 150, 150, 3), dtype=np.uint8)
+    view = read_run(run_folder, picture=lambda row: Image.fromarray(noise[row]))
+    whole = page(view)
+    assert "keep this page under 10 MB" not in whole.words
+    monkeypatch.setattr("nearkin.report.page.MOST_BYTES", len(whole.text.encode()))
+    smaller = page(view)
+    assert "Pictures are smaller than usual" in smaller.words
+    assert smaller.count("img") == whole.count("img")
+    assert len(smaller.text.encode()) < len(whole.text.encode())
+    monkeypatch.setattr("nearkin.report.page.MOST_BYTES", len(smaller.text.encode()))
+    none = page(view)
+    assert "Pictures are left out" in none.words
+    assert none.count("img") == 0
+    assert none.count("ul", "gallery") == 22
+    monkeypatch.setattr("nearkin.report.page.MOST_BYTES", 1)
+    bare = page(view)
+    assert "The parts on single runs are left out" in bare.words
+    assert bare.count("ul", "gallery") == bare.count("div", "plane") == 0
+    assert bare.count("table", "metrics") == 2
+
+
+def test_points_of_the_map_are_the_rows_with_their_classes(run_folder, page):
+    view = read_run(run_folder, picture=letter)
+    shown = page(view)
+    (points,) = [json.loads(script) for script in shown.scripts if script.startswith('{"codes"')]
+    assert points["ids"] == view.ids
+    assert [points["codes"][c] for c in points["label"]] == view.labels.tolist()
+    assert points["names"] == view.names
+    assert all(len(layout["x"]) == len(layout["y"]) == 240 for layout in points["layouts"])
+    sheet = points["sheet"]
+    assert (sheet["side"], sheet["columns"], sheet["lines"]) == (32, 16, 15)
+    assert sheet["address"].startswith("data:image/webp;base64,")
+
+
+def test_names_that_lead_to_the_map_and_rows_that_the_matrix_leads_to(view, page):
+    shown = page(view)
+    ids = {found["id"] for _, found in shown.elements if "id" in found}
+    leads = [found for _, found in shown.elements if "data-classes" in found]
+    assert len(leads) > 20
+    for found in leads:
+        assert found["data-map"] == "map-1"
+        assert all(int(code) < 40 for code in found["data-classes"].split())
+    assert any(re.fullmatch(r"pair-1-\d+-\d+", name) for name in ids)
+    for _, found in shown.elements:
+        assert (found.get("href") or "#scores")[1:] in ids
+
+
+def test_the_report_changes_nothing_of_the_run(run_folder, page):
+    before = {file.name: file.read_bytes() for file in run_folder.iterdir()}
+    view = read_run(run_folder, picture=letter)
+    copies = [view.embeddings.copy(), view.labels.copy(), json.dumps(view.metrics)]
+    page(view, view)
+    assert {file.name: file.read_bytes() for file in run_folder.iterdir()} == before
+    np.testing.assert_array_equal(view.embeddings, copies[0])
+    np.testing.assert_array_equal(view.labels, copies[1])
+    assert json.dumps(view.metrics) == copies[2]
+
+
 def test_the_sentence_on_few_of_many_queries(tmp_path, page):
     view = read_run(write_run(tmp_path / "many", classes=900, each=5, names=["x"] * 900, dim=4))
-    assert "Chosen from 4,000 of 4,500 queries" in page(view).words
+    assert "Seen from 4,000 of 4,500 queries" in page(view).words
 
 
 def test_the_same_run_gives_the_same_page(view, page):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearkin.report.thumbnails import thumbnail, thumbnails
+from nearkin.report.thumbnails import sheet, thumbnail, thumbnails
 
 
 def opened(address):
@@ -65,3 +65,27 @@ def test_each_picture_is_made_once_and_missing_ones_are_none():
     assert of_row(1) is of_row(2) is None
     assert asked == [0, 1, 2]
     assert thumbnails(None)(0) is None
+
+
+def test_a_sheet_holds_every_picture_in_its_square():
+    def picture(row):
+        if row == 2:
+            raise FileNotFoundError("the photo was moved")
+        return Image.new("RGB", (200, 100), (40 * row, 0, 0)) if row != 3 else None
+
+    made = sheet(picture, [0, 1, 2, 3, 4], 48)
+    assert (made.side, made.columns, made.lines, made.pixelated) == (48, 3, 2, False)
+    whole = opened(made.address).convert("RGB")
+    assert whole.size == (144, 96)
+    middles = [(24, 24), (72, 24), (120, 24), (24, 72), (72, 72)]
+    seen = [whole.getpixel(middle)[1] < 50 for middle in middles]
+    assert seen == [True, True, False, False, True]
+    reds = [whole.getpixel(middle)[0] for middle in ((24, 24), (72, 24), (72, 72))]
+    np.testing.assert_allclose(reds, [0, 40, 160], atol=12)
+
+
+def test_small_pictures_make_a_small_sheet_and_none_make_none():
+    made = sheet(lambda row: Image.new("L", (8, 8)), [0], 48)
+    assert (made.side, made.columns, made.lines, made.pixelated) == (8, 1, 1, True)
+    assert sheet(None, [0, 1], 48) is None
+    assert sheet(lambda row: None, [0, 1], 48) is None

@@ -13,9 +13,10 @@ import numpy as np
 from nearkin.report.view import RunView
 
 MOST_QUERIES = 4_000
+MOST_WORK = 100_000_000_000  # products of two numbers: some ten seconds on one core
 TIE = 1e-12
 _BLOCK = 2_000_000  # entries of one block of similarities: 16 MB in float64
-_ROWS = 4_096  # gallery rows at a time where there is one query
+_ROWS = 4_096  # gallery rows at a time where the queries are few
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Ranked:
     best            (Q,) int64: the test row of the nearest relevant item
     rank            (Q,) int64 >= 1: its rank; 1 is a hit of recall@1
     mistaken        (Q,) int64: the nearest item that is not relevant, -1 where there is none
+    lead            (Q,) float64: by how much more cosine `best` is nearer than `mistaken`
     considered      how many queries were looked at, those without a relevant item included
     queries         how many queries there are
     """
@@ -34,12 +36,20 @@ class Ranked:
     best: np.ndarray
     rank: np.ndarray
     mistaken: np.ndarray
+    lead: np.ndarray
     considered: int
     queries: int
 
     def worst(self, count: int) -> np.ndarray:
         """Positions of the queries whose best relevant item is ranked lowest, the worst first."""
         return np.argsort(-self.rank, kind="stable")[:count]
+
+    def best_led(self, count: int, classes: np.ndarray) -> np.ndarray:
+        """Positions of the hits that lead most, the first of each class (`classes` (Q,)) alone."""
+        order = np.argsort(-np.where(self.rank == 1, self.lead, -np.inf), kind="stable")
+        order = order[self.rank[order] == 1]
+        first = np.unique(classes[order], return_index=True)[1]
+        return order[np.sort(first)][:count]
 
     def random(self, count: int, seed: int = 0, without: np.ndarray | None = None) -> np.ndarray:
         """Positions of queries drawn at random, none of `without` among them."""
@@ -50,26 +60,36 @@ class Ranked:
 def rank_queries(view: RunView, limit: int = MOST_QUERIES, seed: int = 0) -> Ranked:
     """The rank of each query's best relevant item by cosine; at most `limit` queries, by `seed`.
 
-    As in the evaluation, an irrelevant item within 1e-12 of a relevant one stands before it, and
-    no row finds itself. Memory beside the embeddings: about 100 MB.
+    There are fewer where gallery and dimensions are so many that they would take minutes. As in the
+    evaluation, an irrelevant item within 1e-12 of a relevant one stands before it, and no row finds
+    itself. Memory beside the embeddings: about 100 MB.
     """
     queries, gallery = np.flatnonzero(view.is_query), np.flatnonzero(view.is_gallery)
-    chosen = queries
-    if len(queries) > limit:
-        drawn = np.random.default_rng(seed).choice(len(queries), limit, replace=False)
-        chosen = queries[np.sort(drawn)]
+    chosen = drawn_queries(view, limit, seed)
     anchors = _unit(view.embeddings[chosen])  # (Q, D)
     best, top = _best_relevant(view, chosen, gallery, anchors)
-    ahead, mistaken = _irrelevant(view, chosen, gallery, anchors, top)
+    ahead, mistaken, nearest = _irrelevant(view, chosen, gallery, anchors, top)
     found = best >= 0
     return Ranked(
         query=chosen[found],
         best=best[found],
         rank=1 + ahead[found],
         mistaken=mistaken[found],
+        lead=top[found] - nearest[found],
         considered=len(chosen),
         queries=len(queries),
     )
+
+
+def drawn_queries(view: RunView, limit: int = MOST_QUERIES, seed: int = 0) -> np.ndarray:
+    """(Q,) int64: the test rows of all queries, or of those drawn where there are too many."""
+    queries = np.flatnonzero(view.is_query)
+    each = max(1, int(view.is_gallery.sum()) * view.embeddings.shape[1])
+    limit = min(limit, max(100, MOST_WORK // each))
+    if len(queries) <= limit:
+        return queries
+    drawn = np.random.default_rng(seed).choice(len(queries), limit, replace=False)
+    return queries[np.sort(drawn)]
 
 
 def _best_relevant(
@@ -89,7 +109,7 @@ def _best_relevant(
             continue
         right = anchors[mine] @ _unit(view.embeddings[rows]).T  # (at most Q, B)
         right[wanted[mine][:, None] != there[None]] = -np.inf
-        right[chosen[mine][:, None] == rows[None]] = -np.inf
+        right[_excluded(view, chosen[mine], rows)] = -np.inf
         nearest = right.max(1)
         closer = nearest > top[mine]
         best[mine[closer]] = rows[right.argmax(1)[closer]]
@@ -99,19 +119,28 @@ def _best_relevant(
 
 def _irrelevant(
     view: RunView, chosen: np.ndarray, gallery: np.ndarray, anchors: np.ndarray, top: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(Q,) int64 twice: how many irrelevant rows are as near as `top`, and the nearest of all."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(Q,) each: how many irrelevant rows are as near as `top`, the nearest of all, its cosine."""
     ahead, mistaken = np.zeros(len(chosen), np.int64), np.full(len(chosen), -1)
     nearest = np.full(len(chosen), -np.inf)
     for rows in _blocks(gallery, len(chosen)):
         wrong = anchors @ _unit(view.embeddings[rows]).T  # (Q, B)
         wrong[view.relevant[chosen][:, None] == view.relevant[rows][None]] = -np.inf
+        wrong[_excluded(view, chosen, rows)] = -np.inf
         ahead += (wrong >= (top - TIE)[:, None]).sum(1)
         here = wrong.max(1)
         closer = here > nearest
         mistaken[closer] = rows[wrong.argmax(1)[closer]]
         nearest = np.maximum(nearest, here)
-    return ahead, mistaken
+    return ahead, mistaken, nearest
+
+
+def _excluded(view: RunView, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(Q, B) bool: no row finds itself, nor one of its own group."""
+    apart = queries[:, None] == rows[None]
+    if view.group is not None:
+        apart |= view.group[queries][:, None] == view.group[rows][None]
+    return apart
 
 
 def _blocks(rows: np.ndarray, queries: int) -> Iterator[np.ndarray]:
@@ -121,16 +150,28 @@ def _blocks(rows: np.ndarray, queries: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def neighbors(view: RunView, query: int, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) int64, (K,) float64: the test rows nearest to a query and their cosine, in order."""
+def neighbors(
+    view: RunView, queries: np.ndarray, count: int = 8
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each query (K,) int64 and (K,) float64: the nearest test rows and their cosine, in order.
+
+    One pass over the gallery for all queries, which should be few.
+    """
     gallery = np.flatnonzero(view.is_gallery)
-    gallery = gallery[gallery != query]
-    anchor = _unit(view.embeddings[[query]])[0]
-    blocks = [_unit(view.embeddings[rows]) @ anchor for rows in _blocks(gallery, _BLOCK // _ROWS)]
-    similarity = np.concatenate([*blocks, np.zeros(0)])
-    same = view.relevant[gallery] == view.relevant[query]
-    order = np.lexsort((same, -similarity.round(12)))[:count]
-    return gallery[order], similarity[order]
+    anchors = _unit(view.embeddings[queries])
+    found = [(np.zeros(0, np.int64), np.zeros(0)) for _ in queries]
+    for start in range(0, len(gallery), _ROWS):
+        rows = gallery[start : start + _ROWS]
+        similarity = anchors @ _unit(view.embeddings[rows]).T  # (Q, B)
+        allowed = ~_excluded(view, queries, rows)
+        for place, query in enumerate(queries):
+            here = allowed[place]
+            near = np.concatenate([found[place][0], rows[here]])
+            cosine = np.concatenate([found[place][1], similarity[place, here]])
+            same = view.relevant[near] == view.relevant[query]
+            order = np.lexsort((same, -cosine.round(12)))[:count]
+            found[place] = near[order], cosine[order]
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from nearkin.report import figures, scores, words
-from nearkin.report.gallery import ClassScore, Ranked, neighbors, rank_queries, worst_classes
-from nearkin.report.thumbnails import Thumbnail, thumbnails
+from nearkin.report import comparison, confusions, course, found, scores, words
+from nearkin.report.facts import facts, flat
+from nearkin.report.gallery import Ranked, rank_queries, worst_classes
+from nearkin.report.paper import read_paper
+from nearkin.report.projection import Map, class_colors, embedding_map
+from nearkin.report.scores import Row
+from nearkin.report.thumbnails import sheet, thumbnails
 from nearkin.report.view import RunView
 
-WORST, RANDOM, NEIGHBORS = 12, 6, 8
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+MOST_BYTES = 10_000_000
 MOST_LEFT_OUT = 50
+_MOST_LETTERS = 200_000  # of a recipe's text
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much of a run is shown: thumbnails and squares of the map in pixels a side (0: none)."""
+
+    thumbnail: int
+    square: int
+    runs: bool = True
+    note: str = ""
+
+
+_DETAILS = (
+    Detail(112, 64),
+    Detail(72, 28, note="Pictures are smaller than usual, to keep this page under 10 MB."),
+    Detail(0, 0, note="Pictures are left out, to keep this page under 10 MB."),
+    Detail(0, 0, False, "The parts on single runs are left out, to keep this page under 10 MB."),
+)
 
 
 def write_report(views: list[RunView], path: str | os.PathLike[str]) -> Path:
     """One HTML page about one or several runs, written to a temporary name and renamed to `path`.
 
-    Raises ValueError without a run, FileNotFoundError where the folder of `path` does not exist.
+    The page stays under 10 MB: where it would not, it is written with smaller pictures or without
+    them, and says so. Raises ValueError without a run, FileNotFoundError where the folder of `path`
+    does not exist.
     """
     path = Path(path)
     if not views:
@@ -32,7 +59,7 @@ def write_report(views: list[RunView], path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(
             f"there is no folder {path.parent} to write {path.name} to; make it first"
         )
-    text = _render(views)
+    text = _within_bounds(views)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_text(text, encoding="utf-8")
@@ -42,7 +69,71 @@ def write_report(views: list[RunView], path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _render(views: list[RunView]) -> str:
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What was computed of a run's embeddings, once for every level of detail."""
+
+    view: RunView
+    name: str
+    ranked: Ranked
+    galleries: list[tuple[str, str, list[found.Chosen]]]
+    pairs: list[confusions.Confusion]
+    map: Map | None
+
+
+def _within_bounds(views: Sequence[RunView]) -> str:
+    seen = [_see(view, name, len(views)) for view, name in zip(views, _names(views), strict=True)]
+    between = _between(seen) if len(seen) > 1 else None
+    text = ""
+    for detail in _DETAILS:
+        text = _render(seen, between, detail)
+        if len(text.encode()) < MOST_BYTES:
+            break
+    return text
+
+
+def _names(views: Sequence[RunView]) -> list[str]:
+    """The runs' names; with the folder above where two are called alike, then with a number."""
+    names = [view.name for view in views]
+    told = [
+        f"{view.folder.resolve().parent.name}/{view.name}"
+        if names.count(view.name) > 1
+        else view.name
+        for view in views
+    ]
+    return [
+        f"{name} ({told[: place + 1].count(name)})" if name in told[:place] else name
+        for place, name in enumerate(told)
+    ]
+
+
+def _see(view: RunView, name: str, shared_with: int) -> Seen:
+    ranked = rank_queries(view)
+    return Seen(
+        view=view,
+        name=name,
+        ranked=ranked,
+        galleries=found.choose(view, ranked, shared_with),
+        pairs=confusions.confusions(view, ranked),
+        map=embedding_map(view),
+    )
+
+
+def _between(seen: Sequence[Seen]) -> dict[str, Any]:
+    """What the page says of several runs together."""
+    views, names = [one.view for one in seen], [one.name for one in seen]
+    logs = {one.name: one.view.log for one in seen}
+    return {
+        "paired": comparison.paired(views, names),
+        "differences": comparison.recipe_differences(views),
+        "curves": course.overlaid(logs),
+        "headline": words.headline_of_several(views, names),
+        "bars": words.bars_of_several(views, names),
+        "metric": next(filter(None, map(words.leading_metric, views)), ""),
+    }
+
+
+def _render(seen: Sequence[Seen], between: Mapping[str, Any] | None, detail: Detail) -> str:
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -53,186 +144,135 @@ def _render(views: list[RunView]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["plot_data"] = _plot_data
+    environment.filters["plot_data"] = lambda plot: for_script(str(plot.figure.to_json()))
+    environment.filters["as_json"] = lambda tree: for_script(json.dumps(tree))
     environment.globals["definition"] = scores.definition
-    runs = [_run(view, shared_with=len(views)) for view in views]
-    rows = [row for run in runs for row in run["rows"]]
-    page = environment.get_template("report.html.j2")
-    return page.render(
-        title=", ".join(view.name for view in views),
+    runs = [_run(one, number, detail) for number, one in enumerate(seen, start=1)]
+    rows = _each_paper_once([row for run in runs for row in run["rows"]])
+    names = [_row_name(row, len(seen)) for row in rows]
+    curved = [
+        (row, name)
+        for row, name in zip(rows, names, strict=True)
+        if len(seen) == 1 or row.role in ("trained", "paper")
+    ]
+    recall = comparison.recall_plots([row for row, _ in curved], [name for _, name in curved])
+    drawn = bool(recall) or any(run["plots"] or run["distances"] or run["map"] for run in runs)
+    return environment.get_template("report.html.j2").render(
+        title=", ".join(one.name for one in seen),
         runs=runs,
-        several=len(runs) > 1,
+        several=len(seen) > 1,
+        between=between,
+        detail=detail,
         tables=[scores.table(rows, closeness) for closeness in scores.closenesses(rows)],
+        noted=_noted(rows),
+        recall=recall,
         information=scores.information(rows),
-        plotlyjs=get_plotlyjs() if any(run["plots"] or run["distances"] for run in runs) else "",
+        plotlyjs=get_plotlyjs() if drawn else "",
     )
 
 
-def _run(view: RunView, shared_with: int) -> dict[str, Any]:
-    """All that the templates say of one run. With many runs each shows fewer queries."""
-    ranked = rank_queries(view)
+def _row_name(row: Row, runs: int) -> str:
+    return row.name if runs == 1 or row.role == "paper" else f"{row.run} {row.name}"
+
+
+def _each_paper_once(rows: Sequence[Row]) -> list[Row]:
+    """Runs of one recipe tell the same paper; its row stands once."""
+    kept: list[Row] = []
+    for row in rows:
+        told = any(
+            row.role == other.role == "paper" and (row.note, row.block) == (other.note, other.block)
+            for other in kept
+        )
+        if not told:
+            kept.append(row)
+    return kept
+
+
+def _noted(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """What to know of the rows of a table, each note once."""
+    notes = {(row.name, row.note): row for row in rows if row.note}
+    return [(row, note) for (_, note), row in notes.items()]
+
+
+def _run(one: Seen, number: int, detail: Detail) -> dict[str, Any]:
+    """All that the templates say of one run."""
+    view, ranked = one.view, one.ranked
     chosen = (view.metrics.get("selected") or {}).get("epoch")
+    rows = [Row(one.name, row.name, row.role, row.block, row.note) for row in scores.rows_of(view)]
     warnings = Counter(str(line.get("message", "")) for line in view.events("warning"))
-    rows = scores.rows_of(view)
+    warnings.update(read_paper(view.recipe)[1])
+    picture = thumbnails(view.picture if detail.thumbnail else None, detail.thumbnail or 1)
+    told = confusions.matrix(view, ranked, one.pairs)
     return {
         "view": view,
-        "facts": _facts(view),
+        "name": one.name,
+        "number": number,
+        "facts": facts(view),
         "headline": words.headline(view),
         "metric": words.leading_metric(view),
         "bars": words.bars(view),
         "selection": words.selection(view),
         "selected_on_test": words.selected_on_test(view),
         "rows": rows,
-        "best_on_test": any(row.role == "best" for row in rows),
         "counts": scores.counts(rows[0].block) if rows else "",
-        "plots": figures.training_plots(view.log, chosen),
-        "distances": figures.distance_plots(view.log),
+        "plots": course.training_plots(view.log, chosen),
+        "distances": course.distance_plots(view.log),
         "ranked": ranked,
-        "galleries": _galleries(view, ranked, shared_with),
-        "worst_classes": [_class_line(view, score) for score in worst_classes(view, ranked)],
-        "environment": list(_flat(view.environment)),
+        "galleries": [
+            (title, note, [found.shown(view, line, picture) for line in lines])
+            for title, note, lines in one.galleries
+        ],
+        "worst_classes": [found.class_line(view, score) for score in worst_classes(view, ranked)],
+        "confusions": [found.confusion_line(view, pair, picture) for pair in one.pairs],
+        "matrix": confusions.matrix_plot(view, told, f"pair-{number}") if told else None,
+        "matrix_classes": told.classes if told else [],
+        "map": _map(one, detail),
+        "environment": list(flat(view.environment)),
+        "recipe_text": view.recipe_text[:_MOST_LETTERS],
         "warnings": warnings.most_common(),
         "left_out": view.left_out[:MOST_LEFT_OUT],
         "left_out_count": len(view.left_out),
     }
 
 
-@dataclass(frozen=True)
-class Item:
-    """One picture of a gallery with what stands under it; `right` is None for the query itself."""
-
-    name: str
-    id: str
-    thumbnail: Thumbnail | None
-    right: bool | None = None
-    rank: int = 0
-    cosine: float = 0.0
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A query, its neighbors in order, and its best relevant item where that is not among them."""
-
-    query: Item
-    neighbors: list[Item]
-    rank: int
-    best: Item | None
-
-
-def _galleries(view: RunView, ranked: Ranked, shared_with: int) -> list[tuple[str, list[Shown]]]:
-    worst = ranked.worst(max(3, WORST // shared_with))
-    random = ranked.random(max(2, RANDOM // shared_with), seed=0, without=worst)
-    picture = thumbnails(view.picture)
-    galleries = [
-        (title, [_shown(view, ranked, int(place), picture) for place in places])
-        for title, places in (("Worst queries", worst), ("Queries drawn at random", random))
-    ]
-    return [(title, shown) for title, shown in galleries if shown]
-
-
-def _shown(
-    view: RunView, ranked: Ranked, place: int, picture: Callable[[int], Thumbnail | None]
-) -> Shown:
-    query, rank = int(ranked.query[place]), int(ranked.rank[place])
-    found, cosine = neighbors(view, query, NEIGHBORS)
-
-    def item(row: int, **said: Any) -> Item:
-        return Item(view.names[view.labels[row]], view.ids[row], picture(row), **said)
-
-    near = [
-        item(row, right=bool(view.relevant[row] == view.relevant[query]), rank=k, cosine=near)
-        for k, (row, near) in enumerate(zip(found.tolist(), cosine.tolist(), strict=True), start=1)
-    ]
-    outside = not np.isin(ranked.best[place], found)
-    best = item(int(ranked.best[place]), right=True, rank=rank) if outside else None
-    return Shown(item(query), near, rank, best)
-
-
-def _class_line(view: RunView, score: ClassScore) -> dict[str, Any]:
+def _map(one: Seen, detail: Detail) -> dict[str, Any] | None:
+    """The map's points as the page's script reads them."""
+    if one.map is None:
+        return None
+    view, rows = one.view, one.map.rows
+    labels = view.labels[rows]
+    classes = sorted(set(labels.tolist()))
+    place = {code: at for at, code in enumerate(classes)}
+    pictures = sheet(view.picture, rows.tolist(), detail.square) if detail.square else None
     return {
-        "name": view.names[score.label],
-        "queries": score.queries,
-        "hits": score.hits,
-        "recall": f"{100 * score.hits / score.queries:.1f}{scores.SPACE}%",
-        "mistaken": "" if score.mistaken is None else view.names[score.mistaken],
+        "shown": len(rows),
+        "of": one.map.of,
+        "classes": len(classes),
+        "all_classes": len(set(view.labels[view.is_query | view.is_gallery].tolist())),
+        "layouts": [(layout.name, layout.note) for layout in one.map.layouts],
+        "names": [view.names[code] for code in classes],
+        "data": {
+            "codes": classes,
+            "names": [view.names[code] for code in classes],
+            "colors": class_colors(len(classes)),
+            "label": [place[code] for code in labels.tolist()],
+            "ids": [view.ids[row] for row in rows],
+            "layouts": [
+                {"x": _short(layout.x), "y": _short(layout.y)} for layout in one.map.layouts
+            ],
+            "sheet": None if pictures is None else vars(pictures),
+        },
     }
 
 
-def _facts(view: RunView) -> list[tuple[str, str]]:
-    """What was trained, from the recipe and the first line of the log: (name, value) pairs."""
-    start = (view.events("start") or [{}])[-1]
-    recipe = view.recipe
-    seconds = view.metrics.get("seconds")
-    facts = [
-        ("data", _call(recipe.get("data"))),
-        ("encoder", _call(recipe.get("encoder"))),
-        ("objective", _objective(recipe.get("objective"))),
-        ("trained on", _amount(start)),
-        ("an epoch", str(start.get("coverage", ""))),
-        ("training time", _duration(seconds) if isinstance(seconds, int | float) else ""),
-    ]
-    return [(name, value) for name, value in facts if value]
+def _short(values: Any) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
 
 
-def _call(node: Any) -> str:
-    """`small_cnn (dim 64)` for {small_cnn: {dim: 64}}; only plain settings are said."""
-    if isinstance(node, str):
-        return node
-    if not isinstance(node, Mapping) or len(node) != 1:
-        return ""
-    name, settings = next(iter(node.items()))
-    if not isinstance(settings, Mapping):
-        return str(name)
-    said = [
-        f"{key} {value}" for key, value in settings.items() if isinstance(value, int | float | str)
-    ]
-    return f"{name} ({', '.join(said)})" if said else str(name)
-
-
-def _objective(node: Any) -> str:
-    """`cross_entropy against classifier` for a compared objective; a sum by its parts."""
-    if not isinstance(node, Mapping) or len(node) != 1:
-        return _call(node)
-    name, settings = next(iter(node.items()))
-    settings = settings if isinstance(settings, Mapping) else {}
-    if name == "compared" and {"loss", "compare"} <= set(settings):
-        return f"{_call(settings['loss'])} against {_call(settings['compare'])}"
-    if name == "sum" and isinstance(settings.get("parts"), Mapping):
-        return " + ".join(_objective(part) for part in settings["parts"].values())
-    return _call(node)
-
-
-def _amount(start: Mapping[str, Any]) -> str:
-    said = [
-        f"{start[key]:,} {key}"
-        for key in ("rows", "classes", "epochs", "steps")
-        if isinstance(start.get(key), int)
-    ]
-    return ", ".join(said)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Any:
-    """The leaves of a tree as (dotted name, text)."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            yield f"{prefix}{key}", text
-
-
-def _plot_data(plot: figures.Plot) -> Any:
-    """The figure as JSON that may stand inside a script element, whatever names are in it."""
+def for_script(text: str) -> Markup:
+    """JSON that may stand inside a script element, whatever names are in it."""
     from markupsafe import Markup
 
-    text = str(plot.figure.to_json())
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nearkin.report.paper import read_paper
 from nearkin.report.view import RunView
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -79,55 +80,127 @@ def _number(entry: Any) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a block of metrics.json. `role`: trained, untrained, raw or best."""
+    """One line of a table: a block of metrics.json, or the figures of a paper.
+
+    role    trained, best (the epoch that the test classes chose), untrained, raw, floor or paper
+    note    what to know of it, in a sentence; may be empty
+    """
 
     run: str
     name: str
     role: str
     block: Mapping[str, Any]
+    note: str = ""
+
+
+BEST_NOTE = (
+    "the epoch was selected on the test classes, as the paper did; not an honest figure of what "
+    "other classes will give"
+)
+_FLOORS = {
+    "raw": ("features as they are", "no training at all"),
+    "standardized": (
+        "standardized",
+        "each dimension brought to mean 0 and deviation 1, no training",
+    ),
+    "whitened": ("whitened", "within-class whitening alone, a closed form, no training"),
+}
 
 
 def rows_of(view: RunView) -> list[Row]:
-    """The blocks of a run worth comparing, the trained encoder first."""
+    """The blocks of a run worth comparing, the trained encoder first.
+
+    Floors take the place of the raw row: features as they are stand among them.
+    """
     raw = "raw pixels" if view.picture is not None else "raw input"
-    metrics = view.metrics
+    best, floors = view.metrics.get("best_on_test"), _floors(view)
     found = [
-        ("trained", "trained", metrics.get("test")),
-        ("untrained", "untrained", metrics.get("untrained")),
-        (raw, "raw", metrics.get("raw")),
-        (_best_name(metrics.get("best_on_test")), "best", metrics.get("best_on_test")),
+        ("trained", "trained", view.metrics.get("test"), ""),
+        (_best_name(best), "best", best, BEST_NOTE),
+        ("untrained", "untrained", view.metrics.get("untrained"), "the encoder before step one"),
+        (raw, "raw", None if floors else view.metrics.get("raw"), "no encoder at all"),
     ]
-    return [Row(view.name, name, role, block) for name, role, block in found if block]
+    rows = [
+        Row(view.name, name, role, block, note)
+        for name, role, block, note in found
+        if block and isinstance(block, Mapping)
+    ]
+    rows += floors
+    paper, _ = read_paper(view.recipe)
+    if paper is not None:
+        protocol = f"; its protocol: {paper.selected}" if paper.selected else ""
+        rows.append(
+            Row(view.name, "paper", "paper", paper.block, f"printed in {paper.source}{protocol}")
+        )
+    return rows
 
 
-def _best_name(block: Mapping[str, Any] | None) -> str:
-    epoch = (block or {}).get("epoch")
+def _best_name(block: Any) -> str:
+    epoch = block.get("epoch") if isinstance(block, Mapping) else None
     return "⚠ best on test" if epoch is None else f"⚠ best on test (epoch {epoch})"
+
+
+def _floors(view: RunView) -> list[Row]:
+    """What is reached without training, of given features or a frozen trunk."""
+    floors = view.metrics.get("floors")
+    rows = []
+    for key, block in floors.items() if isinstance(floors, Mapping) else ():
+        if not isinstance(block, Mapping) or not block:
+            continue
+        name, note = _FLOORS.get(key, (str(key), "no training"))
+        shrinkage = _number(block.get("shrinkage"))
+        if math.isfinite(shrinkage):
+            note += f"; shrinkage {shrinkage:g}"
+            chosen = block.get("chosen_on")
+            how = " by default" if chosen == "default" else f", chosen on {chosen}"
+            note += how if chosen else ""
+        rows.append(Row(view.name, name, "floor", block, note))
+    return rows
+
+
+def measured(rows: list[Row]) -> list[Row]:
+    """The rows that are figures of this run, without those of a paper."""
+    return [row for row in rows if row.role != "paper"]
 
 
 def closenesses(rows: list[Row]) -> list[str]:
     """cosine, euclidean and what else was measured, in that order."""
     known = ("cosine", "euclidean", "inner")
-    return [name for name in known if any(row.block.get(name) for row in rows)]
+    return [name for name in known if any(_of(row, name) for row in rows)]
 
 
 def metric_names(rows: list[Row], closeness: str) -> list[str]:
     """The metrics of a table, in the order of metrics.json; nmi_random is no column of its own."""
     names: dict[str, None] = {}
-    for row in rows:
-        for name in row.block.get(closeness) or {}:
+    for row in measured(rows) or rows:
+        for name in _of(row, closeness):
             if not name.endswith("_random") and name != "information":
                 names[name] = None
     return list(names)
 
 
+def _of(row: Row, closeness: str) -> Mapping[str, Any]:
+    block = row.block.get(closeness)
+    return block if isinstance(block, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as it is written, its interval and what stands beside it; `number` sorts it."""
+
+    text: str
+    interval: str
+    beside: str
+    number: float | None
+
+
 @dataclass(frozen=True)
 class Table:
-    """Metrics under one closeness. `lines`: each row with its cells (value, interval, note)."""
+    """Metrics under one closeness, `lines` of a row with its cells."""
 
     closeness: str
     metrics: list[str]
-    lines: list[tuple[Row, list[tuple[str, str, str]]]]
+    lines: list[tuple[Row, list[Cell]]]
 
 
 def table(rows: list[Row], closeness: str) -> Table:
@@ -135,18 +208,19 @@ def table(rows: list[Row], closeness: str) -> Table:
     metrics = metric_names(rows, closeness)
     lines = []
     for row in rows:
-        block = row.block.get(closeness)
+        block = _of(row, closeness)
         if block:
             lines.append((row, [_cell(block, metric) for metric in metrics]))
     return Table(closeness, metrics, lines)
 
 
-def _cell(block: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
+def _cell(block: Mapping[str, Any], metric: str) -> Cell:
     value = value_of(block.get(metric))
     percent = metric not in CLUSTERING
     chance = value_of(block.get(f"{metric}_random"))
     beside = f"random {chance.text(percent)}" if chance.known else ""
-    return value.text(percent), value.interval(percent), beside
+    number = round(value.value, 6) if value.known else None
+    return Cell(value.text(percent), value.interval(percent), beside, number)
 
 
 @dataclass(frozen=True)

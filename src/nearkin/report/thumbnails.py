@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,30 +27,76 @@ class Thumbnail:
     pixelated: bool
 
 
-def thumbnail(picture: Image) -> Thumbnail:
-    """At most 112 pixels a side; up to 64 pixels as it is (PNG), larger ones as WEBP."""
+@dataclass(frozen=True)
+class Sheet:
+    """Many pictures as one `data:` address, in squares of `side` pixels, `columns` in a line."""
+
+    address: str
+    side: int
+    columns: int
+    lines: int
+    pixelated: bool
+
+
+def thumbnail(picture: Image, side: int = SIDE) -> Thumbnail:
+    """At most `side` pixels a side; up to 64 pixels as it is (PNG), larger ones as WEBP."""
     from PIL import Image
 
     picture = _on_white(picture)
-    if max(picture.size) <= _SMALL:
+    if max(picture.size) <= min(_SMALL, side):
         return Thumbnail(_address(picture, "PNG", optimize=True), pixelated=True)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return Thumbnail(_address(picture, "WEBP", quality=75), pixelated=False)
 
 
-def thumbnails(picture: Picture | None) -> Callable[[int], Thumbnail | None]:
+def thumbnails(picture: Picture | None, side: int = SIDE) -> Callable[[int], Thumbnail | None]:
     """Test row -> its thumbnail, each made once; None where there is no picture any more."""
 
     @cache
     def of_row(row: int) -> Thumbnail | None:
         """Made once a row; None where there is no picture."""
-        try:
-            found = picture(row) if picture is not None else None
-        except OSError:  # a photo moved or deleted since the run must not cost the report
-            return None
-        return None if found is None else thumbnail(found)
+        found = _found(picture, row)
+        return None if found is None else thumbnail(found, side)
 
     return of_row
+
+
+def sheet(picture: Picture | None, rows: Sequence[int], side: int) -> Sheet | None:
+    """The pictures of test rows, in order, on one sheet; a missing one is an empty square.
+
+    None where there is no picture at all. Small pictures make small squares.
+    """
+    from PIL import Image
+
+    small: list[Any] = []
+    for row in rows:
+        found = _found(picture, row)
+        if found is not None:
+            found = _on_white(found)
+            found.thumbnail((side, side), Image.Resampling.BILINEAR)
+        small.append(found)
+    there = [found for found in small if found is not None]
+    if not there:
+        return None
+    largest = max(max(found.size) for found in there)
+    columns = min(len(small), max(1, math.isqrt(len(small) - 1) + 1))
+    lines = -(-len(small) // columns)
+    mode = "L" if all(found.mode == "L" for found in there) else "RGB"
+    whole = Image.new(mode, (columns * largest, lines * largest), "white")
+    for place, found in enumerate(small):
+        if found is not None:
+            line, column = divmod(place, columns)
+            left, top = ((largest - length) // 2 for length in found.size)
+            whole.paste(found.convert(mode), (column * largest + left, line * largest + top))
+    address = _address(whole.convert("RGB"), "WEBP", quality=60)
+    return Sheet(address, largest, columns, lines, pixelated=largest < min(side, _SMALL))
+
+
+def _found(picture: Picture | None, row: int) -> Image | None:
+    try:
+        return picture(row) if picture is not None else None
+    except OSError:  # a photo moved or deleted since the run must not cost the report
+        return None
 
 
 def _on_white(picture: Image) -> Image:

@@ -38,6 +38,7 @@ class RunView:
     is_query       (M,) bool;  `is_gallery` (M,) bool
     left_out       one line for every item that could not be read
     picture        test row -> its picture, or None where it has none
+    group          (M,) int64 or None: rows of equal group never find one another
     """
 
     name: str
@@ -56,6 +57,7 @@ class RunView:
     is_gallery: np.ndarray
     left_out: list[str]
     picture: Picture | None = None
+    group: np.ndarray | None = None
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The lines of the log of one kind: start, step, epoch, distances, warning."""
@@ -206,6 +208,7 @@ def _arrays(folder: Path) -> dict[str, Any]:
         "ids": [str(row) for row in arrays["ids"]],
         "is_query": np.asarray(arrays.get("is_query", every), dtype=bool),
         "is_gallery": np.asarray(arrays.get("is_gallery", every), dtype=bool),
+        "group": _integers(arrays["group"], "group", path) if "group" in arrays else None,
     }
     _check(view, rows, path)
     return view
@@ -223,8 +226,8 @@ def _check(view: dict[str, Any], rows: int, path: Path) -> None:
             f"embeddings in {path} have shape {view['embeddings'].shape}, and (rows, dimensions) "
             f"was expected"
         )
-    for name in ("labels", "relevant", "ids", "is_query", "is_gallery"):
-        if len(view[name]) != rows:
+    for name in ("labels", "relevant", "ids", "is_query", "is_gallery", "group"):
+        if view[name] is not None and len(view[name]) != rows:
             raise ValueError(
                 f"{path} has {rows} embeddings but {len(view[name])} {name}; they must be as many"
             )
