@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,13 @@ import numpy as np
 import torch
 
 from nearkin import model as models
+from nearkin.boxes import Boxed, upright_size
 from nearkin.data.images import fault, find_classes
+from nearkin.data.listing import SUFFIXES, exact, read_listing
 from nearkin.data.npz import read_arrays
 from nearkin.run_folder import write_npz
 
+PRECISIONS = ("float32", "bfloat16")
 ARRAYS = ("inputs", "images", "embeddings")
 
 
@@ -38,6 +40,7 @@ def embed(
     out: Path,
     *,
     force: bool = False,
+    precision: str | None = None,
     trust_code: bool = False,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
@@ -45,17 +48,23 @@ def embed(
     """Write embeddings (N, D) float32, ids (N,) and labels (N,) text where they are known.
 
     source     a folder of images, an image, a list of paths (.txt), a table with a column path
-               (.csv), or arrays (.npz); paths in a list or table start at its folder
+               and perhaps label and box (.csv, .parquet), or arrays (.npz); paths in a list or
+               table start at its folder
+    precision  float32 or bfloat16; default: as the run trained
     progress   told of (done, total) items that are embedded
 
     Returns {"file", "rows", "dim", "left_out"}. Raises ValueError or OSError, before anything is
     written, for an unknown form of `out`, a file that exists (without force), and a source that
     cannot be read.
     """
+    if precision not in (None, *PRECISIONS):
+        known = " or ".join(PRECISIONS)
+        raise ValueError(f"--precision is {known}, not {precision!r}")
     _check_place(out, force)
     if out.suffix == ".parquet":
         _pyarrow()
     model = models.load(run, trust_code=trust_code)
+    model.precision = precision or model.precision
     items, left_out = _readable(_items(source))
     if not items.ids:
         first = ": ".join(left_out[0]) if left_out else "it is empty"
@@ -86,8 +95,12 @@ def _check_place(out: Path, force: bool) -> None:
 def _items(source: Path) -> Items:
     if source.suffix == ".npz":
         return _of_arrays(source)
-    if source.suffix in (".txt", ".csv"):
+    if source.suffix == ".txt":
         return _of_list(source)
+    if source.suffix in SUFFIXES:
+        listing = read_listing(source)
+        images, ids = listing.images()
+        return Items(images, ids, listing.read("label", exact) if "label" in listing else None)
     files = models.image_files(source)
     if source.is_file():
         return Items(files, [source.name])
@@ -127,27 +140,17 @@ def _of_arrays(source: Path) -> Items:
 
 
 def _of_list(source: Path) -> Items:
-    """A text file with a path a line, or a table with a column `path` and perhaps `label`."""
-    labels = None
+    """A text file with a path a line."""
     try:
         text = source.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{source} is no text in UTF-8 ({error.reason}); save it as UTF-8"
         ) from None
-    if source.suffix == ".txt":
-        ids = [line.strip() for line in text.splitlines() if line.strip()]
-    else:
-        rows = list(csv.DictReader(text.splitlines()))
-        if not rows or not all(row.get("path") for row in rows):
-            raise ValueError(
-                f"{source} needs a header with a column 'path', and a path in every row below it"
-            )
-        ids = [row["path"] for row in rows]
-        labels = [row["label"] or "" for row in rows] if "label" in rows[0] else None
+    ids = [line.strip() for line in text.splitlines() if line.strip()]
     if not ids:
         raise ValueError(f"{source} lists no paths")
-    return Items([str(source.parent / name) for name in ids], ids, labels)
+    return Items([str(source.parent / name) for name in ids], ids)
 
 
 def _readable(items: Items) -> tuple[Items, list[tuple[str, str]]]:
@@ -161,8 +164,17 @@ def _readable(items: Items) -> tuple[Items, list[tuple[str, str]]]:
     return Items([items.inputs[i] for i in keep], [items.ids[i] for i in keep], labels), left_out
 
 
-def _fault(path: str) -> str | None:
-    return fault(path) if os.path.exists(path) else "there is no such file"
+def _fault(item: str | Boxed) -> str | None:
+    path = item.path if isinstance(item, Boxed) else item
+    if not os.path.exists(path):
+        return "there is no such file"
+    reason = fault(path)
+    if reason is None and isinstance(item, Boxed):
+        try:
+            item.within(upright_size(path))
+        except ValueError as error:
+            return str(error)
+    return reason
 
 
 def _write_npz(out: Path, z: np.ndarray, items: Items) -> None:

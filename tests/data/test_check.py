@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nearkin.data.check import SplitSummary, check
+from nearkin.data.check import SplitSummary, check, check_set
+from nearkin.data.npz import npz
 
 
 def test_a_good_folder_is_counted_and_ok(photos):
@@ -18,10 +20,10 @@ def test_a_good_folder_is_counted_and_ok(photos):
         "validation": SplitSummary(4, 2, 2, 2.0, 2, 0),
         "test": SplitSummary(4, 2, 2, 2.0, 2, 0),
     }
-    assert (report.tiny, report.gray, report.duplicates, report.problems) == (0, 0, (), ())
+    assert (report.tiny, report.gray, report.duplicates, report.problems) == ((), (), (), ())
 
 
-def test_unreadable_tiny_and_gray_images_are_counted_and_no_problem(photos, photo):
+def test_unreadable_tiny_and_gray_images_are_listed_and_no_problem(photos, photo):
     root = photos({f"c{i}": 3 for i in range(8)})
     (root / "c0" / "0.png").write_bytes(b"broken")
     photo(root / "c0" / "1.png", 100, side=15)
@@ -29,7 +31,10 @@ def test_unreadable_tiny_and_gray_images_are_counted_and_no_problem(photos, phot
     report = check(root)
     assert report.ok
     assert report.unreadable == ((str(root / "c0" / "0.png"), "not an image that Pillow can read"),)
-    assert (report.tiny, report.gray) == (1, 1)
+    assert (report.tiny, report.gray) == (("train: c0/1.png",), ("train: c0/2.png",))
+    assert "  1 images under 16 pixels, 1 gray images" in report.lines()
+    assert "  tiny: train: c0/1.png" in report.lines()
+    assert "  gray: train: c0/2.png" in report.lines()
 
 
 def test_duplicates_across_splits_are_a_problem(photos):
@@ -84,6 +89,49 @@ def test_npz_files_are_checked_too(tmp_path: Path):
     assert not report.ok
     np.savez(tmp_path / "y.npz", embeddings=x)
     assert "no array labels" in check(tmp_path / "y.npz").problems[0]
+
+
+def test_tables_are_checked_with_their_boxes(tmp_path: Path, photo):
+    for i in range(8):
+        photo(tmp_path / f"{i}.png", i)
+    photo(tmp_path / "9.png", 9, mode="L")
+    rows = [f'{i}.png,c{i},"0,0,{side},20"' for i in range(8) for side in (10, 20)]
+    rows += ['0.png,c7,"0,0,20,20"', "9.png,c7,", "9.png,c7,"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,box", *rows]))
+    report = check(tmp_path / "t.csv")
+    assert report.kind == "table"
+    assert report.across_splits == (("train: 0.png[0,0,20,20]", "test: 0.png[0,0,20,20]"),)
+    assert report.different_labels == (
+        ("train: 0.png[0,0,20,20] (c0)", "test: 0.png[0,0,20,20] (c7)"),
+    )
+    assert report.duplicates[1:] == (("test: 9.png", "test: 9.png"),)
+    assert report.tiny == tuple(
+        f"{'train' if i < 4 else 'validation' if i < 6 else 'test'}: {i}.png[0,0,10,20]"
+        for i in range(8)
+    )
+    assert report.gray == ("test: 9.png", "test: 9.png")
+    assert not report.ok
+    (tmp_path / "t.csv").write_text("path,label\n0.png,\n")
+    assert "row 1 (line 2)" in check(tmp_path / "t.csv").problems[0]
+
+
+def test_a_set_is_checked_by_its_function(tmp_path: Path):
+    x = np.random.default_rng(0).standard_normal((24, 4))
+    np.savez(tmp_path / "x.npz", embeddings=x, labels=np.repeat(np.arange(8), 3))
+
+    def mine():
+        warnings.warn("half of it is missing", UserWarning, stacklevel=1)
+        return npz(tmp_path / "x.npz")
+
+    report = check_set(mine)
+    assert (report.path, report.kind, report.ok) == ("mine", "mine", True)
+    assert (report.tiny, report.gray) == (None, None)
+    assert report.notes == ("half of it is missing",)
+    assert check_set(npz, tmp_path / "x.npz").splits == report.splits
+    with pytest.raises(ValueError, match="npz reads files of your own; give their path"):
+        check_set(npz)
+    with pytest.raises(ValueError, match="mine takes no path"):
+        check_set(mine, tmp_path)
 
 
 def test_nothing_there_is_an_error(tmp_path: Path):

@@ -146,3 +146,11 @@ def test_a_damaged_file_is_refused(write):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         npz(path)
+
+
+def test_what_stands_above_the_classes_orders_the_blocks(write):
+    # The first two classes are of the later make, so they test.
+    makes = np.array(["b", "b", *"aaaaaa"])[_LABELS]
+    splits = npz(write(**_ROWS, super_labels=makes))
+    assert set(splits.test.names) == {"0", "1"}
+    assert splits.train["super_label"].unique().tolist() == [0]

@@ -96,3 +96,22 @@ def test_hold_out_keeps_codes():
     assert held is not None
     assert held.label.unique().tolist() == [7, 8, 9]
     assert rest.label.unique().tolist() == list(range(7))
+
+
+def test_blocks_follow_the_super_label_before_the_names():
+    table = _table([2] * 8).with_columns(
+        super_label=torch.tensor([1, 1, 0, 0, 1, 1, 0, 0]).repeat_interleave(2)
+    )
+    _, held = hold_out(table, 0.25)
+    assert held is not None
+    assert [held.names[code] for code in held.label.unique().tolist()] == ["c4", "c5"]
+
+
+def test_whole_groups_are_held_out_and_never_all():
+    groups = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2]).repeat_interleave(2)
+    table = _table([2] * 8).with_columns(super_label=groups)
+    for share, classes in ((0.25, 3), (0.375, 3), (0.5, 6), (0.75, 6)):
+        rest, held = hold_out(table, share, whole="super_label")
+        assert held is not None
+        assert (rest.classes, held.classes) == (8 - classes, classes)
+    assert hold_out(table, 0.9, whole="super_label")[1] is None

@@ -18,7 +18,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 Progress = Callable[[int, int], None]
 
-_SPLIT_FOLDERS = {
+SPLIT_NAMES = {
     "train": "train",
     "val": "validation",
     "valid": "validation",
@@ -158,11 +158,11 @@ def _class_folders(root: Path, folders: list[str]) -> list[tuple[Path, str | Non
 
     Only where every sub-folder names a split do names mean splits.
     """
-    if not all(name.lower() in _SPLIT_FOLDERS for name in folders):
+    if not all(name.lower() in SPLIT_NAMES for name in folders):
         return [(root / name, None) for name in folders]
     found: dict[str, str] = {}
     for name in folders:
-        split = _SPLIT_FOLDERS[name.lower()]
+        split = SPLIT_NAMES[name.lower()]
         if split in found:
             raise ValueError(f"{found[split]}/ and {name}/ in {root} both name the {split} split")
         found[split] = name
@@ -173,7 +173,7 @@ def _class_folders(root: Path, folders: list[str]) -> list[tuple[Path, str | Non
                 f"give train/ and test/, or class folders alone, which are then split by class"
             )
     pairs: list[tuple[Path, str | None]] = []
-    for split in sorted(found, key=list(_SPLIT_FOLDERS.values()).index):
+    for split in sorted(found, key=list(SPLIT_NAMES.values()).index):
         name = found[split]
         classes, _ = _listing(root / name)
         if not classes:

@@ -45,6 +45,8 @@ def npz(
     split       optional (N,): 0, 1, 2 or train, validation, test. Without 1, validation classes are
                 taken from train; without the array, the classes are split as `split_classes` does
     groups      optional (N,) integers or texts; becomes the column `group`
+    super_labels  optional (N,) integers or texts: what stands above the classes (makes, families);
+                becomes the column `super_label`, by which a contiguous block is ordered first
     is_query, is_gallery   optional (N,) bool columns
     ids         optional (N,) texts or integers that name the rows; row numbers by default
 
@@ -116,7 +118,16 @@ def _table(arrays: Mapping[str, np.ndarray], path: Path) -> Table:
         raise ValueError(f"{path} has no array {need}; it holds {there}")
     lengths = {
         name: len(arrays[name]) if arrays[name].ndim else 0
-        for name in (given, "labels", "split", "groups", "is_query", "is_gallery", "ids")
+        for name in (
+            given,
+            "labels",
+            "split",
+            "groups",
+            "super_labels",
+            "is_query",
+            "is_gallery",
+            "ids",
+        )
         if name in arrays
     }
     if len(set(lengths.values())) > 1 or not lengths["labels"]:
@@ -173,8 +184,9 @@ def _facts(inputs: Tensor) -> dict[str, int]:
 
 def _columns(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Tensor]:
     columns = {}
-    if "groups" in arrays:
-        columns["group"] = _codes(arrays["groups"], "groups", path)[1]
+    for name, column in (("groups", "group"), ("super_labels", "super_label")):
+        if name in arrays:
+            columns[column] = _codes(arrays[name], name, path)[1]
     for name in ("is_query", "is_gallery"):
         if name in arrays:
             if not np.isin(arrays[name], (0, 1)).all():

@@ -26,10 +26,11 @@ def split_classes(
 
     validation  share, in 0..1, of the classes that do not test; 0: None is returned in its place
     test        share, in 0..1 and above 0, of all classes
-    contiguous  True: the last classes in the order of their names test, those before them validate.
-                Names often follow groups (makes, families, alphabets), and a block then holds
-                groups never trained on; random classes have siblings in training and promise too
-                much. False: classes drawn at random.
+    contiguous  True: the last classes in the order of their names test, those before them validate;
+                the column `super_label`, where there is one, comes before the names. Names often
+                follow groups (makes, families, alphabets), and a block then holds groups never
+                trained on; random classes have siblings in training and promise too much. False:
+                classes drawn at random.
     seed        decides the draw; without effect on contiguous blocks
 
     Validation and test get at least two classes with two rows or more each, training at least two
@@ -51,18 +52,27 @@ def split_classes(
 
 
 def hold_out(
-    table: Table, share: float, *, seed: int = 0, contiguous: bool = True
+    table: Table,
+    share: float,
+    *,
+    seed: int = 0,
+    contiguous: bool = True,
+    whole: str | None = None,
 ) -> tuple[Table, Table | None]:
     """The table without and with a share of its classes; (table, None) where it cannot be.
 
     Shares and order are those of `split_classes`. Labels keep their codes. A
     held-out block of fewer than two classes with two rows grows until it has them.
+
+    whole   a column with one value a class: a contiguous block grows until it tears none of its
+            values (`super_label`: whole alphabets)
     """
     if not 0 <= share < 1:
         raise ValueError(f"validation must be a share from 0 to below 1, but {share} was given")
     codes, counts = torch.unique(table.label, return_counts=True)
     size = dict(zip(codes.tolist(), counts.tolist(), strict=True))
-    order = sorted(size, key=lambda code: natural(table.names[code]))
+    above = _column_of_class(table, "super_label")
+    order = sorted(size, key=lambda code: (above.get(code, 0), natural(table.names[code])))
     if not contiguous:
         drawn = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
         order = [order[i] for i in drawn.tolist()]
@@ -70,6 +80,10 @@ def hold_out(
     first = len(order) - wanted
     while first >= _FEWEST and sum(size[code] > 1 for code in order[first:]) < _FEWEST:
         first -= 1
+    if whole is not None and contiguous:
+        value = _column_of_class(table, whole)
+        while first > 0 and value[order[first - 1]] == value[order[first]]:
+            first -= 1
     if share == 0 or first < _FEWEST:
         return table, None
     held = torch.isin(table.label, torch.tensor(order[first:]))
@@ -80,6 +94,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     """A sorting key under which numbers inside names count as numbers: class 2 before class 10."""
     parts = re.split(r"(\d+)", name, flags=re.ASCII)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _column_of_class(table: Table, column: str) -> dict[int, int]:
+    """Code -> the value of the column in the last row of the class; empty without the column."""
+    if column not in table.columns:
+        return {}
+    return dict(zip(table.label.tolist(), table.columns[column].tolist(), strict=True))
 
 
 def _repeated(table: Table) -> int:
