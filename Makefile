@@ -10,7 +10,7 @@ $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e $(1) || \
   $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e $(1)
 endef
 
-.PHONY: demo test quick check bench clean
+.PHONY: demo test quick check docs bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/nearkin train glyphs --out runs/glyphs $(if $(wildcard runs/glyphs),--force)
@@ -27,12 +27,17 @@ check: $(VENV)/.ready-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_layers.py
 
+docs: $(VENV)/.ready-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/evaluation_memory.py
+	$(BIN)/python benchmarks/input.py
+	$(BIN)/python benchmarks/extraction.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis .coverage
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

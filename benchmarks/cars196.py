@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cars196"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("settings", nargs="*", help="key=value, changes to the recipe")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
     folder = unpack(given.pictures, given.out.with_name("cars196_pictures"))
     run = nk.train(

@@ -1,7 +1,10 @@
-"""Runs the README: every bash line and every block of Python, in a folder with a few photos.
+"""Runs the README and the pages of docs/: every bash line, every block of Python and every recipe,
+each page in a folder of its own with a few photos.
 
-Not a test module: `.ci/run` calls it. Lines of `make` and `torchrun` are left to `.ci/run` and the
-tests.
+Not a test module: `.ci/run` calls it. Lines of `make` are left to `.ci/run`; what needs a network or
+an archive stands in blocks of text.
+
+    python tests/readme.py [PAGE.md ...]
 """
 
 import os
@@ -16,6 +19,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = ("make ",)
+RESOLVE = "import sys, yaml; from nearkin.config import resolve; resolve(yaml.safe_load(sys.argv[1]))"
 
 
 def photos(folder: Path, classes: int = 12, each: int = 8) -> None:
@@ -35,22 +39,30 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def main() -> None:
-    """Run all blocks in order; the first failure ends it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def commands(language: str, code: str) -> list[list[str]]:
+    """What to run for a block; a recipe is read and resolved."""
+    if language == "python":
+        return [[sys.executable, "-c", code]]
+    if language == "yaml":
+        return [[sys.executable, "-c", RESOLVE, code]]
+    if language == "bash":
+        lines = [line for line in code.splitlines() if not line.startswith(SKIPPED)]
+        return [["bash", "-c", line] for line in lines if line.strip()]
+    return []
+
+
+def run(page: Path) -> None:
+    """Run all blocks of a page in order; the first failure ends it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         photos(Path(folder) / "photos")
-        for language, code in blocks(text):
-            if language == "python":
-                commands = [[sys.executable, "-c", code]]
-            else:
-                lines = [line for line in code.splitlines() if not line.startswith(SKIPPED)]
-                commands = [["bash", "-c", line] for line in lines if line.strip()]
-            for command in commands:
-                print("$", command[-1], flush=True)
+        for language, code in blocks(page.read_text(encoding="utf-8")):
+            for command in commands(language, code):
+                print(f"{page.name} $", command[-1], flush=True)
                 subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PATH": path})
 
 
 if __name__ == "__main__":
-    main()
+    pages = [Path(name) for name in sys.argv[1:]]
+    for each in pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        run(each)

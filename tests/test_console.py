@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from nearkin import console
-from nearkin.console import Bar, Reporter, block_table, fitting, plain, remarks, scores_table
+from nearkin.console import Bar, Pace, Reporter, block_table, fitting, plain, remarks, scores_table
 from nearkin.loop import State
 
 
@@ -80,16 +80,38 @@ def test_plain_lines_of_long_work_come_now_and_then(clock):
 
 @pytest.mark.parametrize(
     ("work", "said"),
-    [("prepared", "prepared 7 of 9 inputs"), ("embedded", "embedded 7 of 9 items")],
+    [
+        ("prepared", "prepared 36 of 99 inputs, 1.0/s"),
+        ("embedded", "embedded 36 of 99 items, 1.0/s"),
+    ],
 )
 def test_counted_work_is_told_only_where_it_takes_long(clock, work, said):
     stream = io.StringIO()
     reporter = Reporter(stream)
-    getattr(reporter, work)(5, 9)
+    getattr(reporter, work)(5, 99)
     clock[0] += 31
-    getattr(reporter, work)(7, 9)
-    getattr(reporter, work)(9, 9)
+    getattr(reporter, work)(36, 99)
+    getattr(reporter, work)(99, 99)
     assert stream.getvalue().splitlines() == [said]
+
+
+def test_the_pace_is_that_since_it_was_last_asked():
+    pace = Pace()
+    assert pace(5, 100.0) == ""  # since when, nobody knows
+    assert pace(2505, 102.0) == ", 1,250/s"
+    assert pace(2508, 104.0, "  ") == "  1.5/s"
+    assert pace(2508, 105.0) == ""
+    assert pace(3, 106.0) == ""  # other work began
+    assert pace(33, 107.0) == ", 30/s"
+
+
+def test_steps_say_how_many_rows_they_take_a_second(clock):
+    stream = io.StringIO()
+    show = Reporter(stream).step(1)
+    show(State(batch=1, step=1, rows=128, seconds=2.0), 60)
+    clock[0] += 31
+    show(State(batch=2, step=2, rows=256, seconds=4.0), 60)
+    assert stream.getvalue().splitlines() == ["epoch 1 of 1, batch 2 of 60, rows: 64/s"]
 
 
 def test_without_a_stream_nothing_is_said(capsys, clock):
@@ -145,10 +167,14 @@ def test_the_bar_counts_the_steps_of_all_epochs(started):
     assert "14/21" in terminal.getvalue()
 
 
-def test_the_bar_of_counted_work_goes_when_it_is_done(started):
+def test_the_bar_of_counted_work_tells_its_pace_and_goes_when_it_is_done(started, clock):
     bar, _ = started()
     bar.prepared(3, 9)
     assert [task.description for task in bar.progress.tasks] == ["inputs"]
+    assert bar.progress.tasks[0].fields["note"] == ""
+    clock[0] += 2
+    bar.prepared(7, 9)
+    assert bar.progress.tasks[0].fields["note"] == "2.0/s"
     bar.prepared(9, 9)
     assert bar.progress.tasks == []
     bar.embedded(1, 2)

@@ -70,6 +70,26 @@ def test_lists_and_tables_name_paths_beside_themselves(good, trained, photos, tm
         np.testing.assert_allclose(z["embeddings"][0], y["embeddings"][1], atol=1e-6)
 
 
+def test_tables_name_boxes_and_may_be_parquet(call, trained, photos, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    photos({"a": 2})
+    paths = ["photos/a/0.png"] * 3 + ["photos/a/1.png"]
+    boxes = [[0, 0, 20, 20], None, [0, 0, 9, 9], [90, 90, 99, 99]]
+    listed = pyarrow.table({"path": paths, "box": boxes, "label": [7, 7, 8, 9]})
+    parquet.write_table(listed, tmp_path / "t.parquet")
+    code, _, err = call("embed", trained, "t.parquet", "--out", "z.npz")
+    assert code == 0, err
+    assert err.startswith("left out photos/a/1.png[90,90,99,99]: the box (90, 90, 99, 99) lies out")
+    with np.load("z.npz") as z:
+        assert z["ids"].tolist() == [
+            *("photos/a/0.png[0,0,20,20]", "photos/a/0.png", "photos/a/0.png[0,0,9,9]")
+        ]
+        assert z["labels"].tolist() == ["7", "7", "8"]
+        np.testing.assert_allclose(z["embeddings"][0], z["embeddings"][1], atol=1e-6)
+        assert np.abs(z["embeddings"][0] - z["embeddings"][2]).max() > 1e-3
+
+
 def test_arrays_are_embedded(good, bad, trained, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
     forms = {
@@ -157,8 +177,8 @@ def test_wrong_embeds_are_told_before_anything_is_written(
         ("bytes.txt", "z.npz", "is no text in UTF-8"),
         ("none.txt", "z.npz", "lists no paths"),
         ("gone.txt", "z.npz", r"can be embedded \(gone\.png: there is no such file\)"),
-        ("plain.csv", "z.npz", "needs a header with a column 'path'"),
-        ("short.csv", "z.npz", "a path in every row"),
+        ("plain.csv", "z.npz", "has no column 'path'; it has file"),
+        ("short.csv", "z.npz", r"row 1 \(line 2\) of short.csv has 1 cells, but the header has 2"),
         ("plain.png", "z.npz", "there is no file or folder"),
     ]:
         bad("embed", trained, source, "--out", out, says=says)
@@ -176,3 +196,15 @@ def test_a_full_disk_leaves_no_half_of_the_embeddings(bad, trained, photos, monk
     monkeypatch.setattr(np, "savez_compressed", full)
     bad("embed", trained, folder, "--out", "z.npz", says="No space left on device; make room")
     assert [name for name in os.listdir() if "z.npz" in name] == []
+
+
+def test_bfloat16_changes_the_embeddings_a_little_and_no_file_form(good, bad, trained, photos):
+    folder = photos({"a": 3, "b": 2})
+    good("embed", trained, folder, "--out", "usual.npz")
+    good("embed", trained, folder, "--out", "fast.npz", "--precision", "bfloat16")
+    with np.load("usual.npz") as usual, np.load("fast.npz") as fast:
+        off = np.linalg.norm(fast["embeddings"] - usual["embeddings"])
+        assert 0 < off < 0.05 * np.linalg.norm(usual["embeddings"])
+        assert fast["embeddings"].dtype == np.float32
+    says = "--precision is float32 or bfloat16, not 'float16'"
+    bad("embed", trained, folder, "--out", "z.npz", "--precision", "float16", says=says)

@@ -3,6 +3,8 @@
 import math
 import os
 import signal
+import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from nearkin.compare import Classifier, InBatch
 from nearkin.core import Terms, Turn
 from nearkin.data.base import Table
 from nearkin.encoders.base import Given
+from nearkin.inputs import Taken
 from nearkin.learners import optimizers_of
 from nearkin.loop import Interrupted, Loop, TrainingError, update
 from nearkin.losses.classification import cross_entropy
@@ -298,6 +301,57 @@ def test_records_are_written_every_seven_steps_and_at_every_epoch():
     assert [(r["epoch"], r["step"]) for r in epochs] == [(0, 12), (1, 24)]
     assert [r["validation"]["recall@1"] for r in epochs] == [0, 1]
     assert loop.state.logged == len(records)
+
+
+class Made(Taken):
+    """The rows of a tensor, made when they are taken; the row `broken` is not."""
+
+    def __init__(self, rows, broken=-1):
+        self.rows, self.shape, self.dtype, self.broken = rows, rows.shape, rows.dtype, broken
+
+    def take(self, rows, keys=None):
+        if self.broken in rows:
+            raise ValueError("this row is broken")
+        return self.rows[rows]
+
+
+def threads_ahead():
+    return [t for t in threading.enumerate() if t.name.startswith("nearkin-ahead")]
+
+
+def on_made_rows(broken=-1, **settings):
+    chosen = Supervised(encoder(), Compared(Classifier(3, 3, dropout=0.5), cross_entropy))
+    loop = loop_of(chosen, epochs=2, **settings)
+    rows = table()
+    return loop, replace(rows, inputs=Made(rows.inputs, broken)), rows
+
+
+def test_rows_made_ahead_train_as_rows_in_memory():
+    (one, made, _), (two, _, held) = on_made_rows(), on_made_rows()
+    one.run(made, lambda epoch: {}, None)
+    two.run(held, lambda epoch: {}, None)
+    for a, b in zip(one.method.parameters(), two.method.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert one.state.rows == two.state.rows == 2 * 24
+    assert threads_ahead() == []
+
+
+def test_a_row_that_cannot_be_made_stops_the_step_it_belongs_to():
+    batches = Uniform(8).batches({"label": table().label}, 0, 0)
+    loop, made, _ = on_made_rows(broken=int(batches[1][0]))
+    with pytest.raises(ValueError, match="this row is broken"):
+        loop.run(made, lambda epoch: {}, None)
+    assert loop.state.step == 1
+    assert threads_ahead() == []
+
+
+def test_an_interruption_ends_what_was_made_ahead(tmp_path):
+    loop, made, _ = on_made_rows(path=tmp_path / "state.safetensors")
+    loop.on_step = lambda state, batches: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted):
+        loop.run(made, lambda epoch: {}, None)
+    assert loop.state.step == 1
+    assert threads_ahead() == []
 
 
 class WithNorm(nn.Module):

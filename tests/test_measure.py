@@ -3,19 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from nearkin.data.base import Table
 from nearkin.measure import (
     block,
     distances,
-    embed_rows,
     evaluate_table,
     information,
     raw_rows,
 )
-
-CPU = torch.device("cpu")
 
 
 def table(label, **columns):
@@ -27,18 +23,6 @@ def table(label, **columns):
         ids=tuple(map(str, range(len(label)))),
         columns={key: torch.tensor(value) for key, value in columns.items()},
     )
-
-
-def test_rows_are_embedded_in_evaluation_mode_and_every_mode_is_restored():
-    net = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2)).train()
-    net[0].eval()
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    inputs = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
-    z = embed_rows(net, net, inputs, CPU)
-    assert [m.training for m in net.modules()] == [True, False, True, True]
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())
-    assert not z.requires_grad
-    torch.testing.assert_close(z, net.eval()(inputs).detach())
 
 
 Z = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])

@@ -6,10 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import tiny_runs
+import torch
 
 import nearkin as nk
 from nearkin.console import Reporter
+from nearkin.data.npz import npz
 from nearkin.measured import measure
+from nearkin.whitening import scatter, whitening
 
 pytest_plugins = ["commands"]
 
@@ -178,3 +181,123 @@ def test_a_run_is_measured_with_the_groups_it_was_trained_with(tmp_path):
         assert "group" in held.files
         bare = nk.evaluate(held["embeddings"], held["labels"])
     assert bare["map@r"] != again["cosine"]["map@r"]["value"]
+
+
+# Floors
+
+
+def rows_to_fit(count=30, seed=1):
+    """Rows of ten other classes, for the floors of `vectors`."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, 4)).astype(np.float32), np.arange(count) % 10
+
+
+def test_floors_of_a_run_are_those_of_its_training(good, bad, tmp_path):
+    data = tiny_runs.write_rows(tmp_path / "rows.npz")
+    made = tiny_runs.recipe(data, train={"epochs": 1})
+    done = nk.train(made, out=tmp_path / "run", reporter=Reporter(None))
+    said = json.loads(good("evaluate", "run", "--floors", "--json"))
+    assert said == {**done.metrics["test"], "floors": done.metrics["floors"]}
+    assert "floors" not in json.loads(good("evaluate", "run", "--json"))
+    out = good("evaluate", "run", "--floors")
+    assert "the features without training (cosine, %)" in out
+    assert "whitened within classes, shrinkage" in out
+    # Other metrics are measured now, and so are the floors of a run that has none.
+    other = json.loads(good("evaluate", "run", "--floors", "--metrics", "recall@2", "--json"))
+    assert list(other["floors"]["whitened"]["cosine"]) == ["recall@2"]
+    bare = {name: block for name, block in done.metrics.items() if name != "floors"}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(bare))
+    assert json.loads(good("evaluate", "run", "--floors", "--json")) == said
+    bad("evaluate", "run", "--floors", "--data", "digits", says="leave --data out")
+
+
+def test_a_run_without_features_has_no_floors(bad, trained, tmp_path):
+    bad("evaluate", trained, "--floors", says="does not stand on fixed features")
+    data = tiny_runs.write_rows(tmp_path / "rows.npz")
+    splits = npz(data)
+    made = tiny_runs.recipe(data, train={"epochs": 1})
+    nk.train(made, data=splits, out=tmp_path / "own", reporter=Reporter(None))
+    held = json.loads((tmp_path / "own" / "metrics.json").read_text())
+    assert measure(tmp_path / "own", with_floors=True)["floors"] == held.pop("floors")
+    (tmp_path / "own" / "metrics.json").write_text(json.dumps(held))
+    bad("evaluate", "own", "--floors", says="given in Python")
+
+
+def test_floors_of_embeddings_are_fitted_on_the_rows_beside_them(good, vectors):
+    z, label = rows_to_fit()
+    more, names = rows_to_fit(seed=2)
+    path = vectors(
+        train_embeddings=z,
+        train_labels=label.astype(str),
+        validation_embeddings=more,
+        validation_labels=names,
+    )
+    said = json.loads(good("evaluate", path, "--floors", "--json"))
+    assert said["floors"]["raw"]["cosine"] == said["cosine"]
+    assert said["floors"]["whitened"]["chosen_on"] == "validation"
+    with np.load(path) as held:
+        embeddings, labels = torch.from_numpy(held["embeddings"]), held["labels"]
+    found = scatter(torch.from_numpy(z), torch.from_numpy(label))
+    alone = vectors(train_embeddings=z, train_labels=label)
+    said = json.loads(good("evaluate", alone, "--floors", "--metrics", "map@r", "--json"))
+    assert said["floors"]["whitened"]["chosen_on"] == "default"
+    white = nk.evaluate(whitening(found)(embeddings), labels, metrics=["map@r"])
+    assert said["floors"]["whitened"]["cosine"] == white.to_dict()
+
+
+def test_floors_search_the_gallery_and_skip_the_groups(vectors):
+    z, label = rows_to_fit()
+    gallery, groups = np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]], np.arange(5) + 100
+    groups[0] = 0
+    path = vectors(
+        train_embeddings=z,
+        train_labels=label,
+        gallery_embeddings=gallery,
+        gallery_labels=np.array([0, 0, 1, 2, 3]),
+        groups=np.repeat(np.arange(4), 10),
+        gallery_groups=groups,
+    )
+    said = measure(path, with_floors=True)
+    assert said["floors"]["raw"]["cosine"] == said["cosine"]
+    assert said["floors"]["whitened"]["queries"] == 40
+
+
+def test_a_file_of_features_is_measured_on_its_test_split(good, tmp_path, rows):
+    said = json.loads(good("evaluate", rows, "--floors", "--metrics", "recall@1", "--json"))
+    with np.load(rows) as held:
+        test = held["split"] == 2
+        raw = nk.evaluate(held["inputs"][test], held["labels"][test], metrics=["recall@1"])
+    assert said["cosine"] == said["floors"]["raw"]["cosine"] == raw.to_dict()
+    assert said["floors"]["whitened"]["chosen_on"] == "validation"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "add the arrays train_embeddings and train_labels"),
+        ({"train_embeddings": rows_to_fit()[0]}, "train_embeddings needs train_labels too"),
+        (
+            {"train_embeddings": np.ones((3, 5)), "train_labels": np.arange(3)},
+            "train_embeddings must be rows of 4 numbers like embeddings",
+        ),
+        (
+            {"train_embeddings": np.ones((3, 4)), "train_labels": np.arange(2)},
+            "train_labels needs one entry a row of train_embeddings, which has 3",
+        ),
+        (
+            {"train_embeddings": np.full((3, 4), np.nan), "train_labels": np.zeros(3, int)},
+            "NaN or infinite",
+        ),
+        ({"split": np.repeat([0, 2], 20)[:39]}, "need one entry a row each"),
+    ],
+)
+def test_rows_that_floors_cannot_be_fitted_on_are_told(bad, vectors, changes, says):
+    path = vectors(**changes)
+    assert str(path) in bad("evaluate", path, "--floors", says=says)
+
+
+def test_floors_of_pictures_are_refused(bad, tmp_path):
+    pixels = np.zeros((30, 8, 8), dtype=np.uint8)
+    split = np.repeat([0, 2], 15)
+    np.savez(tmp_path / "p.npz", images=pixels, labels=np.arange(30) // 5, split=split)
+    bad("evaluate", "p.npz", "--floors", says=r"inputs of shape \(1, 8, 8\); floors are of flat")

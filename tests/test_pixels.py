@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from nearkin import pixels
-from nearkin.pixels import read_image, read_images
+from nearkin.boxes import Boxed
+from nearkin.pixels import Size, read_image, read_images, read_resized, stamp
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -89,6 +90,73 @@ def test_a_large_jpeg_reads_like_its_full_decoding(tmp_path: Path):
     picture.save(tmp_path / "ramp.jpg", quality=95)
     drafted = read_image(tmp_path / "ramp.jpg", 24).int()
     assert (drafted - read_image(picture, 24).int()).abs().max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "shape"),
+    [
+        ((500, 375), Size(256), (3, 256, 341)),  # torchvision's Resize rounds down
+        ((375, 500), Size(256), (3, 341, 256)),
+        ((30, 20), Size(40), (3, 40, 60)),
+        ((500, 375), Size(64, keep_aspect=False), (3, 64, 64)),
+        ((50, 50), Size(10, channels=1), (1, 10, 10)),
+    ],
+)
+def test_the_shorter_side_has_the_size(source, size, shape):
+    read = read_resized(Image.new("RGB", source, (10, 20, 30)), size)
+    assert read.shape == shape
+    assert read.stride(0) == 1 or size.channels == 1  # channels last
+    assert (read.flatten(1) == read.flatten(1)[:, :1]).all()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_resized_pictures_are_pillows_to_a_level(tmp_path: Path, interpolation, keep_aspect):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 15, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((200, 160), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "p.png")
+    size = Size(64, keep_aspect, 3, interpolation)
+    wanted = picture.resize(
+        (80, 64) if keep_aspect else (64, 64), Image.Resampling[interpolation.upper()]
+    )
+    read = read_resized(tmp_path / "p.png", size).permute(1, 2, 0).int()
+    assert (read - torch.from_numpy(np.array(wanted)).int()).abs().max() <= 1
+
+
+def test_a_picture_of_its_size_is_not_touched(tmp_path: Path, photo):
+    path = photo(tmp_path / "p.png", side=32)
+    pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    assert torch.equal(read_resized(path, Size(32)), pixels)
+
+
+@pytest.mark.parametrize(("side", "halved"), [(511, False), (512, True), (1030, True)])
+def test_a_jpeg_is_decoded_smaller_only_where_twice_the_size_is_left(
+    tmp_path: Path, monkeypatch, side, halved
+):
+    Image.new("RGB", (600, side), (9, 9, 9)).save(tmp_path / "p.jpg")
+    seen = []
+    upright = pixels._upright
+    monkeypatch.setattr(pixels, "_upright", lambda p: (seen.append(p.size), upright(p))[1])
+    read_resized(tmp_path / "p.jpg", Size(128))
+    assert seen == [(300, -(-side // 2)) if halved else (600, side)]
+
+
+def test_a_box_is_a_picture_of_its_own(tmp_path: Path, photo):
+    path = photo(tmp_path / "p.png", side=20)
+    whole = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    box = Boxed(str(path), (3, 5, 13, 15))
+    assert torch.equal(read_resized(box, Size(10)), whole[:, 5:15, 3:13])
+    assert torch.equal(read_image(box, 10), whole[:, 5:15, 3:13])
+    assert stamp(box) == [*stamp(path), 3, 5, 13, 15]
+    with pytest.raises(ValueError, match=r"p\.png\[30,5,40,15\] cannot be read .*outside"):
+        read_resized(Boxed(str(path), (30, 5, 40, 15)), Size(10))
+
+
+def test_reading_leaves_a_pillow_image_as_it_is():
+    picture = _one("RGB", (10, 20, 30))
+    read_resized(picture, Size(24)).zero_()
+    read_image(picture, 8).zero_()
+    assert picture.getpixel((0, 0)) == (10, 20, 30)
 
 
 def test_wrong_arguments_and_files_are_refused(tmp_path: Path):

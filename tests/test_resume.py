@@ -33,6 +33,7 @@ KINDS = {
         "optim": {"default": tiny_runs.ADAMW, "critic": tiny_runs.MOMENTUM},
     },
     "alternating": {"objective": tiny_runs.ALTERNATING},
+    "head": {"encoder": {"head": {"dim": 4, "start": "whitened", "dropout": 0.2}}},
 }
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from nearkin.config import Train, build, build_train
 from nearkin.data.base import Splits, Table
 from nearkin.encoders.base import Encoder, Given
+from nearkin.floors import validation_score
 from nearkin.inputs import Inputs
 from nearkin.learners import Optimizers, optimizers_of
 from nearkin.methods.base import Method, Supervised
@@ -47,6 +48,7 @@ class Parts:
     train: Train
     device: torch.device
     freeze: list[nn.Module]
+    given: Table  # the test split as the data set gave it, for those who look at pictures
 
     @property
     def encoder(self) -> Encoder:
@@ -60,10 +62,14 @@ def assemble(
     data: Splits | None = None,
     encoder: nn.Module | None = None,
     trust_code: bool = False,
+    fresh: bool = True,
     say: Say = lambda text: None,
     progress: Any = None,
 ) -> Parts:
     """Build what the recipe names, in order: data, encoder, prepared inputs, objective, optimizers.
+
+    fresh   whether the encoder may begin with what it takes from the data; a resumed run has its
+            weights already
 
     Raises ValueError with the place in the recipe for whatever does not fit.
     """
@@ -79,8 +85,11 @@ def assemble(
     facts = _facts(splits)
     seed_all(recipe["seed"], 1)
     node = recipe["encoder"] if encoder is None else None
-    built = _encoder(node, encoder, facts, trust_code)
-    splits = first_then_all(lambda: _prepared(splits, built, train.workers, progress))
+    built = _encoder(node, encoder, facts, trust_code).to(device)
+    if train.start is not None:
+        _start_from(built, Path(train.start))
+    given = splits.test
+    splits = first_then_all(lambda: prepared(splits, built, train.workers, progress))
     facts |= {"dim": built.dim, "classes": splits.train.classes}
     freeze = _frozen(built) if train.freeze_batchnorm else []
     ready: Any = prepare_encoder(built, freeze)
@@ -89,8 +98,8 @@ def assemble(
     _check_columns(splits.train, sampler, method)
     for remark in sampler.remarks({"label": splits.train.label, **splits.train.columns}):
         say(remark)
-    if train.start is not None:
-        _start_from(built, Path(train.start))
+    if fresh and train.start is None:
+        _begin(built, splits, recipe["seed"], say)
     as_in_first(method.to(device))
     return Parts(
         splits=splits,
@@ -103,6 +112,7 @@ def assemble(
         train=train,
         device=device,
         freeze=freeze,
+        given=given,
     )
 
 
@@ -129,7 +139,20 @@ def _encoder(
     return Given(given, dim)
 
 
-def _prepared(splits: Splits, encoder: Encoder, workers: int, progress: Any) -> Splits:
+def _begin(encoder: Encoder, splits: Splits, seed: int, say: Say) -> None:
+    train, validation = splits.train, splits.validation
+    assert isinstance(train.inputs, Inputs)
+    rows = score = None
+    if validation is not None:
+        rows, score = validation.inputs, validation_score(validation, seed)
+        assert isinstance(rows, Inputs)
+    if remark := encoder.begin(train.inputs, train.label, rows, score):
+        say(remark)
+
+
+def prepared(splits: Splits, encoder: Encoder, workers: int = 1, progress: Any = None) -> Splits:
+    """The splits with the inputs that the encoder takes; labels of `train` are 0..C-1."""
+
     def ready(table: Table | None) -> Table | None:
         if table is None:
             return None

@@ -73,6 +73,7 @@ class Kind:
 
 
 _PAIRS, _TERMS = "nearkin.core:Comparison", "nearkin.core:Terms"
+_TENSOR, _AUGMENT, _CROP = "torch:Tensor", "nearkin.augment", "nearkin.crops:Crop"
 _OPTIMIZER, _SPLITS = "torch.optim:Optimizer", "nearkin.data.base:Splits"
 
 _ALL = (
@@ -88,17 +89,10 @@ _ALL = (
     Kind("optimizer", "nearkin.optimizers", "optimizers", "", "", _OPTIMIZER, "parameters", True),
     Kind("schedule", "nearkin.schedules", "schedules", "", "", Schedule, "total", True, _OF_TOTAL),
     Kind(
-        *("augmentation", "nearkin.augment", "augmentations", "", "", "torch:Tensor", "pictures"),
-        waits=True,
-        annotation="nearkin.augment:Augmentation",
-        open=2,
+        *("augmentation", _AUGMENT, "augmentations", "", "", _TENSOR, "pictures", True),
+        *(f"{_AUGMENT}:Augmentation", "", 2),
     ),
-    Kind(
-        *("crop", "nearkin.crops", "crops", "", "", "torch:Tensor", "picture"),
-        waits=True,
-        annotation="nearkin.crops:Crop",
-        open=3,
-    ),
+    Kind(*("crop", "nearkin.crops", "crops", "", "", _TENSOR, "picture", True, _CROP), open=3),
     Kind("metric", "nearkin.evaluation", "metrics", names="metric_names"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

@@ -98,7 +98,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--data",
-            help="Measure a run on this folder, or on the test split of an .npz or data set.",
+            help="Measure a run on this folder, or on the test split of a .csv, .npz or data set.",
         ),
     ] = None,
     metrics: Annotated[
@@ -107,12 +107,16 @@ def evaluate(
     closeness: Annotated[
         str | None, typer.Option("--closeness", help="cosine or euclidean; default: both.")
     ] = None,
+    floors: Annotated[
+        bool,
+        typer.Option("--floors", help="Beside it the features raw, standardized and whitened."),
+    ] = False,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run, or anybody's embeddings, exactly."""
     from nearkin import measured
-    from nearkin.console import block_table, remarks
+    from nearkin.console import block_table, floors_table, remarks
     from nearkin.runtime import processes
 
     _see_own_code(trust_code)
@@ -123,6 +127,7 @@ def evaluate(
             data=data,
             metrics=[name.strip() for name in wanted] or None,
             closeness=closeness,
+            with_floors=floors,
             trust_code=trust_code,
             progress=reporter.embedded,
         )
@@ -132,10 +137,12 @@ def evaluate(
         _print_json(found)
         return
     for name in found:
-        if name not in ("queries", "without_relevant", "information"):
+        if name not in ("queries", "without_relevant", "information", "floors"):
             title = f"{data or source} ({name}, %)"
             print(block_table([("value", found)], name, title, _width()), end="\n\n")
-    print(remarks({"test": found}))
+    if floors:
+        print(floors_table(found["floors"], _width()), end="\n\n")
+    print(remarks({"test": found, "floors": found.get("floors", {})}))
 
 
 @app.command()
@@ -147,6 +154,10 @@ def embed(
     ],
     out: Annotated[Path, typer.Option("--out", help="FILE.npz or FILE.parquet.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="float32 or bfloat16; default: as the run trained."),
+    ] = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,6 +171,7 @@ def embed(
             source,
             out,
             force=force,
+            precision=precision,
             trust_code=trust_code,
             say=reporter.say,
             progress=reporter.embedded,
@@ -196,16 +208,64 @@ def data_list(as_json: AsJson = False) -> None:
     _list("data", as_json)
 
 
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cub, cars, sop, inshop, omniglot.")],
+    archive: Annotated[
+        list[Path] | None,
+        typer.Option("--archive", help="A file at hand instead of a download; repeatable."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The folder of the set; default: in the cache.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Download without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download the archive of a data set, or extract one at hand, and check its layout."""
+    from nearkin import preparing
+
+    ask = (lambda text: True) if yes else _confirmed
+    done = preparing.prepare(name, archives=archive or (), to=to, ask=ask, say=_note)
+    if as_json:
+        _print_json(done)
+        return
+    counts = [f"{k} {v['rows']} of {v['classes']} classes" for k, v in done["splits"].items()]
+    print(f"{name} is ready in {done['path']}: {', '.join(counts)}")
+    if to is not None:
+        print(f"name the folder in a recipe: data.{name}.path={done['path']}")
+
+
+def _confirmed(text: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ValueError(f"{text} There is nobody to ask here; answer with --yes")
+    return typer.confirm(text, err=True)
+
+
 @data_app.command("check")
 def data_check(
-    path: Annotated[Path, typer.Argument(help="A folder of images or a .npz file.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|NAME", help="A folder of images, a .csv, .parquet or .npz, or a data set."
+        ),
+    ],
+    path: Annotated[
+        Path | None, typer.Option("--path", help="Where a named set lies, if not in the cache.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look for what would stop training or leak into the test; exits 1 if there is something."""
-    from nearkin.data.check import check
+    from nearkin.catalog import KINDS, scan
+    from nearkin.data.check import check, check_set
 
+    named = scan(KINDS["data"]).get(source)
+    if named is None and path is not None:
+        raise ValueError(f"--path goes with the name of a data set, and {source!r} is none")
     with _reporter() as reporter:
-        found = check(path, reporter.prepared)
+        if named is None:
+            found = check(source, reporter.prepared)
+        else:
+            found = check_set(named, path, reporter.prepared)
     if as_json:
         _print_json(found.to_dict())
     else:

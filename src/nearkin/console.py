@@ -4,6 +4,7 @@ table of scores."""
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,15 +13,33 @@ from typing import IO, Any
 from nearkin.loop import State
 
 COLUMNS = (("test", "trained"), ("untrained", "untrained encoder"), ("raw", "raw input"))
+FLOORS = "the features without training"
 UNSEEN = "retrieval on classes never seen in training"
 PATIENCE = 30.0  # seconds between two plain lines of the same work
+
+
+class Pace:
+    """How many a second since it was last asked, as text after a separator; empty where nothing can
+    be told."""
+
+    def __init__(self) -> None:
+        self.count, self.at = 0, math.inf
+
+    def __call__(self, count: int, at: float, separator: str = ", ") -> str:
+        """`count` of them were done at second `at`."""
+        more, seconds = count - self.count, at - self.at
+        self.count, self.at = count, at
+        if more <= 0 or seconds <= 0:
+            return ""
+        rate = more / seconds
+        return f"{separator}{rate:,.0f}/s" if rate >= 10 else f"{separator}{rate:.1f}/s"
 
 
 class Reporter:
     """Plain lines on a stream; nothing at all without one."""
 
     def __init__(self, stream: IO[str] | None):
-        self.stream = stream
+        self.stream, self.pace = stream, Pace()
         self._spoke = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -31,11 +50,13 @@ class Reporter:
 
     def prepared(self, done: int, total: int) -> None:
         """So many of the inputs are prepared."""
-        self._now_and_then(f"prepared {done} of {total} inputs")
+        pace = self.pace(done, time.monotonic())
+        self._now_and_then(f"prepared {done} of {total} inputs{pace}")
 
     def embedded(self, done: int, total: int) -> None:
         """So many of the items are embedded."""
-        self._now_and_then(f"embedded {done} of {total} items")
+        pace = self.pace(done, time.monotonic())
+        self._now_and_then(f"embedded {done} of {total} items{pace}")
 
     def step(self, epochs: int) -> Callable[[State, int], None]:
         """What the loop calls after each step, with its state and the number of batches an
@@ -43,8 +64,9 @@ class Reporter:
 
         def show(state: State, batches: int) -> None:
             said = f"epoch {state.epoch + 1} of {epochs}, batch {state.batch} of {batches}"
-            self._now_and_then(said)
+            self._now_and_then(f"{said}{pace(state.rows, state.seconds, ', rows: ')}")
 
+        pace = Pace()
         return show
 
     def epoch(self, epoch: int, scores: Mapping[str, float] | None) -> None:
@@ -104,8 +126,10 @@ class Bar(Reporter):
 
         def show(state: State, batches: int) -> None:
             if state.step % 5 == 0 or state.batch == batches:
-                self._show(f"epoch {state.epoch + 1}/{epochs}", state.step, batches * epochs)
+                note = self.note + pace(state.rows, state.seconds, "  rows: " if self.note else "")
+                self._show(f"epoch {state.epoch + 1}/{epochs}", state.step, batches * epochs, note)
 
+        pace = Pace()
         return show
 
     def epoch(self, epoch: int, scores: Mapping[str, float] | None) -> None:
@@ -119,17 +143,15 @@ class Bar(Reporter):
         self.progress.stop()
 
     def _count(self, what: str, done: int, total: int) -> None:
-        self._show(what, done, total)
+        self._show(what, done, total, self.pace(done, time.monotonic(), ""))
         if done == total:
             self.progress.remove_task(self.task)
             self.task = None
 
-    def _show(self, what: str, done: int, total: int) -> None:
+    def _show(self, what: str, done: int, total: int, note: str) -> None:
         if self.task is None:
             self.task = self.progress.add_task(what, total=total, note="")
-        self.progress.update(
-            self.task, description=what, completed=done, total=total, note=self.note
-        )
+        self.progress.update(self.task, description=what, completed=done, total=total, note=note)
 
 
 def plain() -> Reporter:
@@ -143,11 +165,26 @@ def fitting() -> Reporter:
 
 
 def scores_table(metrics: Mapping[str, Any], closeness: str = "cosine", width: int = 100) -> str:
-    """A run's metrics.json as text: trained, untrained and raw side by side, and what else was
-    found."""
-    columns = [(title, metrics[key]) for key, title in COLUMNS if key in metrics]
-    table = block_table(columns, closeness, f"{UNSEEN} ({closeness}, %)", width)
-    return f"{table}\n{remarks(metrics)}"
+    """A run's metrics.json as text: trained, untrained and raw side by side, the floors of features
+    below, and what else was found."""
+    floors = metrics.get("floors", {})
+    columns = [
+        (title, metrics[key])
+        for key, title in COLUMNS
+        if key in metrics and not (key == "raw" and floors)
+    ]
+    said = [block_table(columns, closeness, f"{UNSEEN} ({closeness}, %)", width)]
+    if floors:
+        said += ["", floors_table(floors, width)]
+    return "\n".join([*said, remarks(metrics)])
+
+
+def floors_table(floors: Mapping[str, Any], width: int = 100) -> str:
+    """The floors side by side, and what the whitening was chosen on."""
+    table = block_table(list(floors.items()), "cosine", f"{FLOORS} (cosine, %)", width)
+    white = floors["whitened"]
+    on = "by default" if white["chosen_on"] == "default" else f"chosen on {white['chosen_on']}"
+    return f"{table}\nwhitened within classes, shrinkage {white['shrinkage']:g} {on}"
 
 
 def block_table(
@@ -191,4 +228,17 @@ def remarks(metrics: Mapping[str, Any]) -> str:
     by = metrics.get("selected", {})
     if by:
         said.append(f"epoch {by['epoch'] + 1}, selected by {by['by']}")
+    if lost := _floor_above(test, metrics.get("floors", {})):
+        said.append(lost)
     return "; ".join(said)
+
+
+def _floor_above(test: Mapping[str, Any], floors: Mapping[str, Any]) -> str:
+    """A plain word where features without training beat the trained encoder at the first metric."""
+    for name, said in test.get("cosine", {}).items():
+        above = {k: f["cosine"][name]["value"] for k, f in floors.items() if name in f["cosine"]}
+        best = max(above, key=above.__getitem__, default="")
+        if best and above[best] > said["value"]:
+            return f"the {best} features alone give more {name} than this"
+        return ""
+    return ""

@@ -21,7 +21,11 @@ class Taken:
 
     def take(self, rows: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, ...) of the rows with these numbers, as evaluation sees them; with a key for each
-        row as training does, the same for the same key anywhere."""
+        row as training does, the same for the same key anywhere.
+
+        It is called from other threads too, for batches that are needed later; what is random in it
+        hangs on the keys alone.
+        """
         raise TypeError(f"{type(self).__name__} says no take")
 
     def select(self, rows: Tensor) -> Taken:

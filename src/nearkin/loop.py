@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from nearkin import checkpoint
+from nearkin.ahead import taken
 from nearkin.core import Batch, Turn, warn_once
-from nearkin.inputs import Inputs, take
 from nearkin.learners import Optimizers, chosen, held
 from nearkin.runtime import any_process, average_gradients, begin_step, rank, row_keys, share, world
 from nearkin.sample import Sampler
@@ -54,6 +55,7 @@ class Interrupted(KeyboardInterrupt):
 class State:
     """Where a run stands; all of it is in the checkpoint.
 
+    rows     that the steps of this run have seen, of all processes
     best     {"epoch", "score"} of the epoch selected so far
     waited   epochs since then
     idle     turns skipped because nothing was to be learned
@@ -63,6 +65,7 @@ class State:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    rows: int = 0
     seconds: float = 0.0
     best: dict[str, float] | None = None
     waited: int = 0
@@ -258,23 +261,29 @@ class Loop:
         batches = self.sampler.batches(columns, self.seed, epoch)
         columns["key"] = row_keys(self.seed, epoch, torch.arange(len(table.label)))
         self._train_mode()
-        for rows in batches[state.batch :]:
-            began = time.perf_counter()
-            self._step(table.inputs, columns, rows, began)
-            state.batch += 1
-            state.step += 1
-            state.seconds += time.perf_counter() - began
-            self.on_step(state, len(batches))
-            # Processes must stop at the same step, and asking them costs a message.
-            alone = world() == 1 or state.step % LOG_EVERY == 0
-            self._maybe_stop(alone and any_process(stopped.is_set()))
+        todo = batches[state.batch :]
+        pinned = self.device.type == "cuda"
+        with closing(taken(table.inputs, map(_mine, todo), columns["key"], pinned)) as inputs:
+            for rows in todo:
+                began = time.perf_counter()
+                self._step(inputs, columns, rows, began)
+                state.batch += 1
+                state.step += 1
+                state.rows += len(rows)
+                state.seconds += time.perf_counter() - began
+                self.on_step(state, len(batches))
+                # Processes must stop at the same step, and asking them costs a message.
+                alone = world() == 1 or state.step % LOG_EVERY == 0
+                self._maybe_stop(alone and any_process(stopped.is_set()))
 
     def _train_mode(self) -> None:
         self.method.train()
         for module in self.freeze:
             module.eval()
 
-    def _step(self, inputs: Inputs, columns: dict[str, Tensor], rows: Tensor, began: float) -> None:
+    def _step(
+        self, inputs: Iterator[Tensor], columns: dict[str, Tensor], rows: Tensor, began: float
+    ) -> None:
         step = self.state.step
         factor = self.schedule(step)
         for optimizer in self.optimizers.values():
@@ -283,8 +292,7 @@ class Loop:
         begin_step(self.seed, step)
         if step % DIAGNOSE_EVERY == 0:
             self._trainable().watched = True
-        mine = rows[share(len(rows))] if world() > 1 else rows
-        batch = self._batch(inputs, columns, mine)
+        batch = self._batch(inputs, columns, _mine(rows))
         turns = 0
         last: Turn | None = None
         for turn in self._trainable().turns(batch):
@@ -295,13 +303,13 @@ class Loop:
         if step % LOG_EVERY == 0 or step % DIAGNOSE_EVERY == 0:
             self._note_step(turns, last, len(rows), began)
 
-    def _batch(self, inputs: Inputs, columns: dict[str, Tensor], rows: Tensor) -> Batch:
-        taken = {name: column.index_select(0, rows) for name, column in columns.items()}
-        chosen, taken["index"] = take(inputs, rows, taken["key"]), rows
+    def _batch(self, inputs: Iterator[Tensor], columns: dict[str, Tensor], rows: Tensor) -> Batch:
+        chosen = {name: column.index_select(0, rows) for name, column in columns.items()}
+        x, chosen["index"] = next(inputs), rows
         if self.device.type != "cpu":
-            chosen = chosen.to(self.device, non_blocking=True)
-            taken = {name: x.to(self.device, non_blocking=True) for name, x in taken.items()}
-        return Batch(chosen, **taken)
+            x = x.to(self.device, non_blocking=True)
+            chosen = {name: c.to(self.device, non_blocking=True) for name, c in chosen.items()}
+        return Batch(x, **chosen)
 
     def _who(self, learns: tuple[str, ...]) -> Players:
         who = self._players.get(learns)
@@ -379,6 +387,11 @@ class Loop:
             state.best = {"epoch": state.epoch, "score": score}
             model = self.method.state_dict()
             self.selected = {k: v.detach().cpu().clone() for k, v in model.items()}
+
+
+def _mine(rows: Tensor) -> Tensor:
+    """This process's part of a batch."""
+    return rows[share(len(rows))] if world() > 1 else rows
 
 
 class _stops:

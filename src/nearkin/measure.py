@@ -4,6 +4,7 @@ inputs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -11,39 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nearkin.ahead import taken
 from nearkin.data.base import Table
 from nearkin.evaluation import Result, evaluate
+from nearkin.extraction import BATCH, extract
 from nearkin.information.labels import label_information
 from nearkin.inputs import Inputs, take
 from nearkin.runtime import Shards, gather_rows, share, world
 
-BATCH = 256
 RAW_SIDE = 32  # raw pixels are compared at 32 x 32 at most; more would measure noise and memory
 QUICK = ("recall@1", "map@r")
 
 
-@torch.no_grad()
-def embed_rows(
-    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Inputs, device: torch.device
-) -> Tensor:
-    """(N, D) embeddings on the CPU, in evaluation mode; the module's modes come back after it."""
-    training = {m: m.training for m in module.modules()}
-    module.eval()
-    parts = [embed(take(inputs, rows).to(device)) for rows in _batches(len(inputs))]
-    for m, mode in training.items():
-        m.training = mode
-    return torch.cat(parts).cpu()
-
-
 def embed_shares(
-    module: nn.Module, embed: Callable[[Tensor], Tensor], inputs: Inputs, device: torch.device
+    module: nn.Module,
+    embed: Callable[[Tensor], Tensor],
+    inputs: Inputs,
+    device: torch.device,
+    precision: str = "float32",
 ) -> Tensor:
-    """`embed_rows` with the rows split over the processes; all of them must ask, all get all
-    rows."""
+    """(N, D) embeddings by `extract`, with the rows split over the processes; all of them must ask,
+    all get all rows."""
     if world() > 1:
         rows = torch.arange(len(inputs))[share(len(inputs))]
         inputs = take(inputs, rows) if isinstance(inputs, Tensor) else inputs.select(rows)
-    return gather_rows(embed_rows(module, embed, inputs, device))
+    return gather_rows(extract(module, embed, inputs, device, precision))
 
 
 def _batches(count: int) -> tuple[Tensor, ...]:
@@ -123,8 +116,9 @@ def information(z: Any, label: Any, seed: int) -> dict[str, Any]:
 def raw_rows(inputs: Inputs) -> Tensor:
     """(N, D) float32: inputs as they are, flattened; large pictures averaged down to 32 x 32."""
     if len(inputs.shape) == 4 and max(inputs.shape[2:]) > RAW_SIDE:
-        parts = (take(inputs, rows).float() for rows in _batches(len(inputs)))
-        return torch.cat([F.adaptive_avg_pool2d(part, RAW_SIDE).flatten(1) for part in parts])
+        with closing(taken(inputs, _batches(len(inputs)))) as made:
+            small = [F.adaptive_avg_pool2d(x.float(), RAW_SIDE).flatten(1) for x in made]
+        return torch.cat(small)
     return take(inputs, torch.arange(len(inputs))).flatten(1).float()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from nearkin import model as models
+from nearkin.assemble import OWN, prepared
 from nearkin.config import build, load_recipe
 from nearkin.data.base import Table
 from nearkin.data.images import find_classes, find_faults
-from nearkin.data.npz import read_arrays
+from nearkin.data.npz import npz, read_arrays
 from nearkin.evaluation import evaluate
+from nearkin.floors import floors, has_features
 from nearkin.measure import block, information
 from nearkin.run_folder import RunFolder
-from nearkin.runtime import Shards
+from nearkin.runtime import Shards, first_then_all
 
 METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")
 CLOSENESS = ("cosine", "euclidean")
@@ -33,6 +35,7 @@ def measure(
     data: str | None = None,
     metrics: Sequence[str] | None = None,
     closeness: str | None = None,
+    with_floors: bool = False,
     trust_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -40,10 +43,14 @@ def measure(
 
     source      a run folder, or an .npz with embeddings, labels and optionally gallery_embeddings,
                 gallery_labels, groups (and gallery_groups)
-    data        for a run: measure on this folder of images, or on the test split of this .npz file
-                or named data set
+    data        for a run: measure on this folder of images, or on the test split of this .csv,
+                .parquet or .npz file or named data set
     metrics     names; default: those of the run's recipe, or recall@1, 2, 4, 8 and map@r
     closeness   cosine or euclidean; default both
+    with_floors add "floors" (nearkin.floors): of a run whose encoder stands on features; or of an
+                .npz with train_embeddings, train_labels and optionally validation_embeddings,
+                validation_labels, or with inputs, labels, split as `nearkin train` reads them: then
+                its test split is measured
     progress    told of (done, total) items of `data` that are embedded
 
     Raises ValueError or OSError for whatever cannot be read.
@@ -55,12 +62,14 @@ def measure(
             raise ValueError("--data goes with a run; an .npz file holds its own embeddings")
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}; give a run, or embeddings as .npz")
-        return _of_file(path, tuple(metrics or METRICS), closenesses)
+        return _of_file(path, tuple(metrics or METRICS), closenesses, with_floors)
     if path.is_file():
         raise ValueError(f"{path} is a file; give a run folder, or embeddings as .npz")
     folder = RunFolder(path)
     folder.check_format()
     recipe = load_recipe(path / "recipe.yaml")
+    if with_floors and data is not None:
+        raise ValueError("the floors of a run are those of its own data; leave --data out")
     if data is None:
         table = _test_of(folder)
         z = table.inputs
@@ -70,7 +79,35 @@ def measure(
         z = torch.from_numpy(model.embed(table.inputs, progress=progress))
     assert isinstance(z, Tensor)
     wanted = list(metrics or recipe.get("evaluate") or METRICS)
-    return block(z, table, wanted, recipe.get("seed", 0), closenesses)
+    said = block(z, table, wanted, recipe.get("seed", 0), closenesses)
+    if with_floors:
+        held = folder.json("metrics.json").get("floors") if metrics is None else None
+        said["floors"] = held or _floors_of_run(folder, recipe, wanted, trust_code, progress)
+    return said
+
+
+def _floors_of_run(
+    folder: RunFolder,
+    recipe: Mapping[str, Any],
+    metrics: Sequence[str],
+    trust_code: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Measured now, on the features of the run's own data."""
+    if OWN in (recipe["data"], recipe["encoder"]):
+        raise ValueError(
+            f"the data or the encoder of the run in {folder.path} were given in Python, so its "
+            "features cannot be had here; nearkin.floors.floors measures tables of features"
+        )
+    model = models.load(folder.path, trust_code=trust_code)
+    splits = build(recipe["data"], "data", {}, "data", trust_code=trust_code)
+    splits = first_then_all(lambda: prepared(splits, model.encoder, 2, progress))
+    if not has_features(splits.test):
+        raise ValueError(
+            f"the encoder of the run in {folder.path} does not stand on fixed features, so it has "
+            "no floors; floors are of given rows of features, or of a head on a frozen trunk"
+        )
+    return floors(splits.train, splits.validation, splits.test, metrics, recipe.get("seed", 0))
 
 
 def _test_of(folder: RunFolder) -> Table:
@@ -97,8 +134,12 @@ def _test_of(folder: RunFolder) -> Table:
     )
 
 
-def _of_file(path: Path, metrics: tuple[str, ...], closenesses: Sequence[str]) -> dict[str, Any]:
+def _of_file(
+    path: Path, metrics: tuple[str, ...], closenesses: Sequence[str], with_floors: bool
+) -> dict[str, Any]:
     held = read_arrays(path)
+    if with_floors and "train_embeddings" not in held:
+        return _of_features(path, held, metrics, closenesses)
     missing = [name for name in ("embeddings", "labels") if name not in held]
     if missing:
         raise ValueError(
@@ -122,9 +163,86 @@ def _of_file(path: Path, metrics: tuple[str, ...], closenesses: Sequence[str]) -
             said["queries"], said["without_relevant"] = result.queries, result.without_relevant
         if "information" in metrics:
             said["information"] = information(held["embeddings"], held["labels"], 0)
+        if with_floors:
+            train, validation = (_rows(held, name) for name in ("train", "validation"))
+            assert train is not None
+            said["floors"] = floors(train, validation, _tested(held), metrics, 0)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     return said
+
+
+def _of_features(
+    path: Path, held: Mapping[str, np.ndarray], metrics: Sequence[str], closenesses: Sequence[str]
+) -> dict[str, Any]:
+    """The test split of a file of features, and its floors."""
+    if "split" not in held:
+        raise ValueError(
+            f"{path} has no rows to fit the floors on; add the arrays train_embeddings and "
+            "train_labels (and validation_embeddings, validation_labels), or split with the values "
+            "train, validation and test"
+        )
+    splits = npz(path)
+    if not has_features(splits.test):
+        raise ValueError(
+            f"{path} holds inputs of shape {tuple(splits.test.inputs.shape[1:])}; floors are of "  # type: ignore[union-attr]
+            "flat rows of numbers"
+        )
+    assert isinstance(splits.test.inputs, Tensor)
+    said = block(splits.test.inputs, splits.test, metrics, 0, closenesses)
+    below = floors(splits.train, splits.validation, splits.test, metrics, 0)
+    return {**said, "floors": below}
+
+
+def _rows(held: Mapping[str, np.ndarray], name: str) -> Table | None:
+    """The rows of train_embeddings and train_labels; None where both are missing."""
+    both = f"{name}_embeddings", f"{name}_labels"
+    there = [array in held for array in both]
+    if not any(there):
+        return None
+    if not all(there):
+        raise ValueError(f"{both[there.index(True)]} needs {both[there.index(False)]} too")
+    z, label = (held[array] for array in both)
+    if z.ndim != 2 or z.dtype.kind not in "fiu" or z.shape[1] != held["embeddings"].shape[1]:
+        raise ValueError(
+            f"{both[0]} must be rows of {held['embeddings'].shape[1]} numbers like embeddings, not "
+            f"{z.dtype} of {z.shape}"
+        )
+    if label.ndim != 1 or len(label) != len(z) or not len(z):
+        raise ValueError(f"{both[1]} needs one entry a row of {both[0]}, which has {len(z)}")
+    names, code = np.unique(label, return_inverse=True)
+    return Table(
+        inputs=torch.from_numpy(z.astype(np.float32)),
+        label=torch.from_numpy(code.astype(np.int64)),
+        names=tuple(map(str, names.tolist())),
+        ids=tuple(map(str, range(len(z)))),
+    )
+
+
+def _tested(held: Mapping[str, np.ndarray]) -> Table:
+    """The rows that are measured, queries before a gallery, as `evaluate` has checked them."""
+    z, labels = [held["embeddings"]], [held["labels"]]
+    groups = [held["groups"]] if "groups" in held else []
+    columns: dict[str, Tensor] = {}
+    if "gallery_embeddings" in held:
+        z.append(held["gallery_embeddings"])
+        labels.append(held["gallery_labels"])
+        groups += [held["gallery_groups"]] if groups else []
+        is_query = torch.arange(len(z[0]) + len(z[1])) < len(z[0])
+        columns = {"is_query": is_query, "is_gallery": ~is_query}
+    if any(label.ndim != 1 for label in labels):
+        raise ValueError("floors need one label a row, not several")
+    names, code = np.unique(np.concatenate(labels), return_inverse=True)
+    if groups:
+        code_of_group = np.unique(np.concatenate(groups), return_inverse=True)[1]
+        columns["group"] = torch.from_numpy(code_of_group.astype(np.int64))
+    return Table(
+        inputs=torch.from_numpy(np.concatenate(z).astype(np.float32)),
+        label=torch.from_numpy(code.astype(np.int64)),
+        names=tuple(map(str, names.tolist())),
+        ids=tuple(map(str, range(len(code)))),
+        columns=columns,
+    )
 
 
 def _groups(held: dict[str, np.ndarray]) -> Any:
@@ -137,14 +255,15 @@ def _groups(held: dict[str, np.ndarray]) -> Any:
 
 
 def _table(data: str, trust_code: bool) -> Table:
-    """All images of a folder of classes, or the test split of an .npz or of a named data set."""
+    """All images of a folder of classes, or the test split of a table, an .npz or a named set."""
     path = Path(data)
     if path.is_dir():
         return labelled_folder(path)
-    if path.suffix == ".npz":
-        return build({"npz": {"path": data}}, "data", {}, "--data").test
+    for kind, endings in {"npz": (".npz",), "table": (".csv", ".parquet")}.items():
+        if path.suffix in endings:
+            return build({kind: {"path": data}}, "data", {}, "--data").test
     if len(path.parts) > 1 and ":" not in data:
-        raise FileNotFoundError(f"there is no folder {data}; give a folder, .npz or data set")
+        raise FileNotFoundError(f"there is no folder {data}; give a folder, .csv, .parquet, .npz or data set")
     return build(data, "data", {}, "--data", trust_code=trust_code).test
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nearkin import checkpoint
 from nearkin.config import build
 from nearkin.encoders.base import Encoder, Given
-from nearkin.measure import embed_rows
+from nearkin.extraction import extract
 from nearkin.run_folder import FORMAT, RunFolder, RunFolderError
 from nearkin.runtime import autocast, choose_device
 
@@ -31,10 +31,12 @@ class Model:
 
     encoder     the module, in evaluation mode
     card        what model.json says: encoder, facts, precision, names of the training classes
+    precision   float32 or bfloat16, in which it embeds; that of the training unless it is set
     """
 
     def __init__(self, encoder: Encoder, card: Mapping[str, Any], device: torch.device):
         self.encoder, self.card, self.device = encoder.to(device).eval(), dict(card), device
+        self.precision: str = self.card.get("precision", "float32")
 
     @property
     def dim(self) -> int:
@@ -65,7 +67,7 @@ class Model:
             part = self.encoder.prepare(inputs[start : start + CHUNK], workers, keep=False)
             if isinstance(part, Tensor) and part.is_floating_point():
                 part = part.to(self._dtype())  # numpy's own float64 meets float32 weights
-            z = embed_rows(self.encoder, self._embed, part, self.device)
+            z = extract(self.encoder, self._embed, part, self.device, self.precision)
             _check_numbers(z, start)
             parts.append(z.numpy().astype(np.float32))
             if progress is not None:
@@ -77,7 +79,7 @@ class Model:
         return kinds[0] if kinds else torch.float32
 
     def _embed(self, x: Tensor) -> Tensor:
-        with autocast(self.device, self.card.get("precision", "float32")):
+        with autocast(self.device, self.precision):
             return self.encoder(x).float()
 
     def __repr__(self) -> str:
@@ -146,7 +148,7 @@ def save(
     checkpoint.save(inside / "objective.safetensors", objective.state_dict(), {})
     card = {
         "format": FORMAT,
-        "encoder": node,
+        "encoder": None if node is None else encoder.saved_node(node),
         "facts": dict(facts),
         "dim": encoder.dim,
         "precision": precision,
@@ -190,7 +192,9 @@ def _built(card: Mapping[str, Any], encoder: nn.Module | None, trust_code: bool)
             "this run was trained with an encoder given in Python; pass it: nearkin.load(run, "
             "encoder=...)"
         )
-    return build(card["encoder"], "encoder", card["facts"], "encoder", trust_code=trust_code)
+    # When the run built its encoder, its width was not known: `dim: null` of a trunk means its own.
+    facts = {name: fact for name, fact in card["facts"].items() if name not in ("dim", "classes")}
+    return build(card["encoder"], "encoder", facts, "encoder", trust_code=trust_code)
 
 
 def weights(module: nn.Module, path: Path) -> None:

@@ -13,14 +13,16 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nearkin.boxes import Boxed
 from nearkin.cache import cache_folder, fingerprint
 from nearkin.cache import keep as keep_file
 
-# Fewer pictures than this are decoded faster than a file is worth.
-_WORTH_KEEPING = 64
-_CHUNK = 256
+WORTH_KEEPING = 64  # fewer pictures are decoded faster than a file is worth
+CHUNK = 256  # pictures that may wait for the disk
+_ORIENTATION = 0x0112  # the tag of EXIF; 1 is upright
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -50,52 +52,74 @@ def read_image(source: Any, image_size: int, channels: int = 3) -> Tensor:
     """
     from PIL import Image
 
-    _check(image_size, channels)
+    check_size(image_size, channels)
     # JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side keeps the resize clean.
     least = 2 * image_size
-    resample = Image.Resampling.BICUBIC
-    return _opened(source, channels, least, lambda p: p.resize((image_size, image_size), resample))
+    target, resample = (image_size, image_size), Image.Resampling.BICUBIC
+
+    def fit(picture: Any) -> Tensor:
+        """Resized by Pillow, channels first."""
+        return channels_first(picture.resize(target, resample)).contiguous()
+
+    return _opened(source, channels, least, fit)
 
 
 def read_resized(source: Any, size: Size) -> Tensor:
     """(channels, H, W) uint8 of a path or a Pillow image, at the size asked for.
 
-    As `read_image`, but the shorter side is `size.resize` long where the aspect is kept. Raises
-    ValueError where the source cannot be decoded.
+    As `read_image`, but the shorter side is `size.resize` long where the aspect is kept, torch
+    resizes (four times as fast as Pillow, and within one level of it), and the channels are last in
+    memory. Raises ValueError where the source cannot be decoded.
     """
-    from PIL import Image
 
-    def fitted(picture: Any) -> Any:
+    def fit(picture: Any) -> Tensor:
+        """Resized by torch, channels last in memory."""
         wide, high = picture.size
-        target = (size.resize, size.resize)
+        height = width = size.resize
         if size.keep_aspect:
             # The longer side is rounded down, as torchvision's Resize does it.
             short = min(wide, high)
-            target = (size.resize * wide // short, size.resize * high // short)
-        return picture.resize(target, Image.Resampling[size.interpolation.upper()])
+            height, width = size.resize * high // short, size.resize * wide // short
+        return resized(channels_first(picture), height, width, size.interpolation)
 
-    _check(size.resize, size.channels)
-    return _opened(source, size.channels, 2 * size.resize, fitted)
+    check_size(size.resize, size.channels)
+    # Twice the size, as above; a picture one pixel smaller is decoded whole.
+    return _opened(source, size.channels, 2 * size.resize, fit)
 
 
-def _opened(source: Any, channels: int, least: int, fit: Callable[[Any], Any]) -> Tensor:
+def resized(pixels: Tensor, height: int, width: int, mode: Interpolation = "bilinear") -> Tensor:
+    """(C, H, W) uint8 -> (C, height, width) uint8, antialiased, within one level of Pillow."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    # torch has a fast way for channels last, which it knows by the strides of a batch.
+    batch = pixels.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, (height, width), mode=mode, antialias=True)[0]
+
+
+def channels_first(picture: Any) -> Tensor:
+    """(C, H, W) uint8 of a Pillow image in RGB or gray; the channels are last in memory."""
+    pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _opened(source: Any, channels: int, least: int, fit: Callable[[Any], Tensor]) -> Tensor:
     """The pixels of a source; a JPEG is decoded at the smallest scale with sides of `least`."""
     from PIL import Image
 
     if isinstance(source, Image.Image):
         return _pixels(source, channels, fit)
-    if not isinstance(source, (str, os.PathLike)):
+    if not stands_in_a_file(source):
         raise ValueError(f"an image is a path or a Pillow image, not {type(source).__name__}")
-    path = os.fspath(source)
     try:
-        with Image.open(path) as picture:
+        with source.open() if isinstance(source, Boxed) else Image.open(source) as picture:
             picture.draft("RGB" if channels == 3 else "L", (least, least))
             return _pixels(picture, channels, fit)
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no image {path}") from None
+        raise FileNotFoundError(f"there is no image {source}") from None
     except Exception as error:  # Decoders answer broken bytes with whatever went wrong inside.
         raise ValueError(
-            f"the image {path} cannot be read ({' '.join(str(error).split())}); repair or remove it"
+            f"the image {source} cannot be read ({' '.join(str(error).split())}); repair or "
+            "remove it"
         ) from error
 
 
@@ -115,15 +139,15 @@ def read_images(
     Pillow images, and where `keep` is False, the result is in memory. The tensor may be written to:
     the file never changes. `progress(done, total)` is told of decoded pictures.
     """
-    _check(image_size, channels)
+    check_size(image_size, channels)
     shape = (len(paths), channels, image_size, image_size)
 
     def pictures() -> Iterator[np.ndarray]:
         return _decoded(paths, image_size, channels, workers, progress)
 
-    files = all(isinstance(path, (str, os.PathLike)) for path in paths)
-    if keep and files and len(paths) >= _WORTH_KEEPING:
-        stamps = [_stamp(path) for path in paths]
+    files = all(map(stands_in_a_file, paths))
+    if keep and files and len(paths) >= WORTH_KEEPING:
+        stamps = [stamp(path) for path in paths]
         store = cache_folder() / f"pixels-{fingerprint(stamps, image_size, channels)}.npy"
         pixels = _mapped(store, shape)
         if pixels is None and keep_file(store, lambda file: _write(file, shape, pictures())):
@@ -136,20 +160,26 @@ def read_images(
     return torch.from_numpy(pixels)
 
 
-def _check(image_size: int, channels: int) -> None:
+def check_size(image_size: int, channels: int) -> None:
+    """Raise ValueError for a size or a number of channels that pictures cannot have."""
     if image_size < 1:
         raise ValueError(f"image_size must be at least 1, but {image_size} was given")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), but {channels} was given")
 
 
-def _pixels(picture: Any, channels: int, fit: Callable[[Any], Any]) -> Tensor:
+def _pixels(picture: Any, channels: int, fit: Callable[[Any], Tensor]) -> Tensor:
+    mode = "RGB" if channels == 3 else "L"
+    flat = _opaque(_eight_bits(_upright(picture)))
+    return fit(flat if flat.mode == mode else flat.convert(mode))
+
+
+def _upright(picture: Any) -> Any:
     from PIL import ImageOps
 
-    flat = _opaque(_eight_bits(ImageOps.exif_transpose(picture)))
-    fitted = fit(flat.convert("RGB" if channels == 3 else "L"))
-    pixels = torch.from_numpy(np.array(fitted))
-    return pixels.permute(2, 0, 1).contiguous() if channels == 3 else pixels[None]
+    # Pillow copies where there is nothing to turn, and memory is what decoding waits for.
+    turned = picture.getexif().get(_ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 def _eight_bits(picture: Any) -> Any:
@@ -189,10 +219,10 @@ def _decoded(
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         # In chunks, so that decoded pictures never pile up before a slow disk.
-        for start in range(0, len(paths), _CHUNK):
-            yield from pool.map(decode, paths[start : start + _CHUNK])
+        for start in range(0, len(paths), CHUNK):
+            yield from pool.map(decode, paths[start : start + CHUNK])
             if progress:
-                progress(min(start + _CHUNK, len(paths)), len(paths))
+                progress(min(start + CHUNK, len(paths)), len(paths))
 
 
 def _write(file: IO[bytes], shape: tuple[int, ...], pictures: Iterator[np.ndarray]) -> None:
@@ -211,7 +241,17 @@ def _mapped(store: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _stamp(path: str | Path) -> list[Any]:
+def stands_in_a_file(source: Any) -> bool:
+    """Whether a source is a path, or a box in the picture of a path."""
+    return isinstance(source, (str, os.PathLike, Boxed))
+
+
+def stamp(source: str | os.PathLike[str] | Boxed) -> list[Any]:
+    """Path, size and time of a file, and the box in it: what tells that its pixels are still the
+    same. Raises FileNotFoundError."""
+    if isinstance(source, Boxed):
+        return [*stamp(source.path), *source.box]
+    path = os.fspath(source)
     try:
         status = os.stat(path)
     except FileNotFoundError:

@@ -51,4 +51,4 @@ def _pictures(view: RunView, trust_code: bool) -> Callable[[int], Any] | None:
     if list(test.ids) != view.ids:
         raise ValueError("the data have changed since the run")
     encoder = models.load(view.folder, trust_code=trust_code, device="cpu").encoder
-    return pictures_of(replace(test, inputs=encoder.prepare(test.inputs, 2)))
+    return pictures_of(replace(test, inputs=encoder.seen(test.inputs, 2)))

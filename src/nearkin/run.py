@@ -9,7 +9,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nearkin.config import complete, dump, load_recipe, resolve
 from nearkin.console import Reporter, plain, scores_table
 from nearkin.data.base import Splits, Table
 from nearkin.evaluation import Result
+from nearkin.floors import floors, has_features, ranking_metrics
 from nearkin.inputs import Inputs, take
 from nearkin.loop import Interrupted, Loop, State
 from nearkin.measure import (
@@ -110,6 +111,7 @@ def train(
             data=data,
             encoder=encoder,
             trust_code=trust_code,
+            fresh=not going_on,
             say=reporter.say,
             progress=reporter.prepared if rank() == 0 else None,
         )
@@ -289,7 +291,8 @@ class _Run:
 
     def embedded(self, table: Table) -> Tensor:
         method, device = self.parts.method, self.parts.device
-        return embed_shares(method, method.embed, self.inputs(table), device)
+        precision = self.parts.train.precision
+        return embed_shares(method, method.embed, self.inputs(table), device, precision)
 
     def inputs(self, table: Table) -> Inputs:
         assert isinstance(table.inputs, Inputs)
@@ -300,13 +303,19 @@ class _Run:
         self.reporter.say("measuring the untrained encoder and the raw inputs")
         test = self.parts.splits.test
         z = self.embedded(test)
-        # Clusters and probes of thousands of pixels cost more than they tell.
-        ranked = [m for m in self.metrics if m not in ("nmi", "ami", "information")] or list(QUICK)
-        return {
+        found = {
             "untrained": block(z, test, self.metrics, self.seed),
-            "raw": block(raw_rows(self.inputs(test)), test, ranked, self.seed, ("cosine",)),
             "distances": distances(z, _relevant(test), self.seed),
         }
+        if has_features(test):
+            self.reporter.say("measuring what the features give without training")
+            splits = self.parts.splits
+            below = floors(splits.train, splits.validation, test, self.metrics, self.seed)
+            return {**found, "raw": below["raw"], "floors": below}
+        # Clusters and probes of thousands of pixels cost more than they tell.
+        ranked = ranking_metrics(self.metrics)
+        raw = block(raw_rows(self.inputs(test)), test, ranked, self.seed, ("cosine",))
+        return {**found, "raw": raw}
 
     def log_start(self, loop: Loop) -> int:
         table = self.parts.splits.train
@@ -373,7 +382,7 @@ class _Run:
             metrics["validation"] = block(
                 self.embedded(validation), validation, self.metrics, self.seed
             )
-        metrics["untrained"], metrics["raw"] = state.notes["untrained"], state.notes["raw"]
+        metrics |= {k: state.notes[k] for k in ("untrained", "raw", "floors") if k in state.notes}
         metrics["selected"] = {"epoch": state.epoch - 1, "by": "last epoch"}
         best, by = state.best, parts.train.select_by
         if best and parts.train.select == "validation":
@@ -426,8 +435,15 @@ class _Run:
             parts.splits.train.names,
         )
         self.folder.write_json("metrics.json", metrics)
-        view = read_run(self.folder.path, pictures_of(test))
+        view = read_run(self.folder.path, self.pictures())
         write_report([view], self.folder.path / "report.html")
+
+    def pictures(self) -> Callable[[int], Any] | None:
+        """Test row -> its picture, also where the encoder was trained on features of it."""
+        parts, test = self.parts, self.parts.splits.test
+        if has_features(test):
+            test = replace(test, inputs=parts.encoder.seen(parts.given.inputs, parts.train.workers))
+        return pictures_of(test)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nearkin.crops import random_resized_crop
 from nearkin.encoders.base import Encoder, Given, ImageEncoder, device_of, feature_norm, scaled
+from nearkin.pictures import Pictures
+from nearkin.pixels import Size, read_resized
 
 
 def test_tensors_pass_through_an_encoder_as_they_are():
@@ -43,6 +46,22 @@ def test_progress_is_told_of_files(photo, tmp_path):
     paths = [photo(tmp_path / f"{i}.png", i) for i in range(5)]
     ImageEncoder(8, 1).prepare(paths, progress=lambda done, total: told.append((done, total)))
     assert told == [(5, 5)]
+
+
+@pytest.mark.usefixtures("cache")
+def test_with_a_size_pictures_are_kept_larger_and_cut_when_taken(photo, tmp_path):
+    paths = [str(photo(tmp_path / f"{i}.png", i, 20)) for i in range(3)]
+    encoder = ImageEncoder(8, 3, size=Size(12), crop=random_resized_crop)
+    held = encoder.prepare(paths, workers=2)
+    rows = torch.tensor([2, 0])
+    assert isinstance(held, Pictures)
+    assert held.shape == (3, 3, 8, 8)
+    kept = torch.stack([read_resized(paths[i], Size(12)) for i in rows.tolist()])
+    assert torch.equal(held.take(rows), kept[:, :, 2:10, 2:10])
+    assert not torch.equal(held.take(rows, torch.tensor([5, 6])), held.take(rows))
+    assert encoder.prepare(held) is held
+    with pytest.raises(ValueError, match="resized to 7 pixels cannot be cut to 8"):
+        ImageEncoder(8, 3, size=Size(7))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8, 9), (2, 8, 8), (2, 8, 8, 1), (8,)])

@@ -3,8 +3,8 @@ beside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from nearkin.crops import Crop
 from nearkin.inputs import Inputs, Taken
 from nearkin.pictures import read_pictures
 from nearkin.pixels import Size, read_images
+from nearkin.whitening import Score
 
 Progress = Callable[[int, int], None]
 
@@ -27,6 +28,8 @@ class Encoder(nn.Module):
     """
 
     dim: int
+    # Settings that stand in for a run's own where the weights are loaded afterwards.
+    loaded_with: ClassVar[Mapping[str, Any]] = {}
 
     def prepare(
         self,
@@ -54,6 +57,38 @@ class Encoder(nn.Module):
         """Training only: (N, ...) prepared inputs and a key for each row -> inputs of the same
         form."""
         return x
+
+    def begin(
+        self,
+        inputs: Inputs,
+        label: Tensor,
+        validation: Inputs | None = None,
+        score: Score | None = None,
+    ) -> str:
+        """Called once before the first step of a fresh run, in every process: what the encoder
+        takes from the data other than by steps. Returns a sentence on it; empty: nothing was done.
+
+        inputs       the prepared training rows, with their labels (N,)
+        validation   the prepared validation rows
+        score        embeddings of them -> (recall@1, map@r); raises ValueError where no row has a
+                     relevant one
+        """
+        return ""
+
+    def saved_node(self, node: str | Mapping[str, Any]) -> dict[str, Any]:
+        """The node of a recipe that made this encoder -> one that makes it where its weights are
+        loaded afterwards, without looking for those that it started from."""
+        ((name, settings),) = ({node: {}} if isinstance(node, str) else node).items()
+        below = {
+            key: inner.saved_node(value)
+            for key, value in (settings or {}).items()
+            if isinstance(inner := getattr(self, key, None), Encoder)
+        }
+        return {name: {**(settings or {}), **below, **self.loaded_with}}
+
+    def seen(self, inputs: Inputs | Sequence[Any], workers: int = 1) -> Inputs:
+        """What a table holds -> rows that a person may look at: those that `prepare` gives."""
+        return self.prepare(inputs, workers)
 
 
 class ImageEncoder(Encoder):
@@ -135,6 +170,29 @@ class Given(Encoder):
         if z.ndim != 2 or z.shape[1] != self.dim:
             raise ValueError(f"the encoder gave shape {tuple(z.shape)}; expected (N, {self.dim})")
         return z
+
+
+class Standardized(nn.Module):
+    """Pixels by channel, less their mean and over their deviation, both for pixels 0..1."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]):
+        super().__init__()
+        center, width = (torch.tensor(x, dtype=torch.float64) for x in (mean, deviation))
+        self.register_buffer("shift", (-center / width).float()[:, None, None])
+        self.register_buffer("scale", (1 / (255 * width)).float()[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) pixels 0..255 of any dtype -> the same shape, floating, channels last."""
+        # Whole rows of pixels, in place: settings that repeat every three numbers take three times
+        # as long, and a second batch of floats as much memory again.
+        wide = x.shape[3]
+        shift, scale = (each.flatten().repeat(wide) for each in (self.shift, self.scale))
+        kind = torch.result_type(x, self.scale)
+        rows = x.permute(0, 2, 3, 1).flatten(2).to(kind, copy=True).mul_(scale).add_(shift)
+        return rows.unflatten(2, (wide, -1)).permute(0, 3, 1, 2)
 
 
 def scaled(pictures: Tensor) -> Tensor:
