@@ -1,12 +1,13 @@
-"""Cars-196 end to end: real pictures, a pretrained network of one's own, fine-tuned by cars196.yaml.
+"""Cars-196 end to end: real pictures and a pretrained network of one's own, fine-tuned.
 
     python benchmarks/cars196.py PICTURES.npz WEIGHTS.npz [--out DIR] [key=value ...]
 
-PICTURES.npz  a bag of JPEGs: `data` uint8 (all files back to back), `start` (n + 1,), `label`, `split`
-              (0: classes to train on, 1: classes to test on), `class_names`
+PICTURES.npz  a bag of JPEGs: `data` uint8, all files back to back; `start` (n + 1,); `label`;
+              `split`, 0 for classes to train on, 1 for those to test on; `class_names`
 WEIGHTS.npz   MobileNetV2 as in mobilenetv2.py
 
-Prints the run's table: the trained figure beside the pretrained network as it is ("untrained").
+Trains by cars196.yaml and prints the run's table: the trained figure beside the pretrained network
+as it is ("untrained").
 """
 
 from __future__ import annotations

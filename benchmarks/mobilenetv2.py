@@ -66,6 +66,7 @@ class MobileNetV2(ImageEncoder):
     image_size   side of the square that the network sees
     resize       the whole picture is resized to this square first, and cut to image_size
     batchnorm    BatchNorm without scale and bias on the features
+    frozen       so many of the first layers do not learn; 8: down to an 8th of the side
     """
 
     name = "mobilenetv2"
@@ -74,10 +75,11 @@ class MobileNetV2(ImageEncoder):
         self,
         weights: str | None = None,
         *,
-        image_size: int = 160,
-        resize: int = 176,
+        image_size: int = 128,
+        resize: int = 144,
         crop: Crop | None = None,
         batchnorm: bool = True,
+        frozen: int = 0,
     ):
         super().__init__(image_size, 3, size=Size(resize, keep_aspect=False), crop=crop)
         self.dim = DIM
@@ -85,6 +87,7 @@ class MobileNetV2(ImageEncoder):
         self.norm = nn.BatchNorm1d(DIM, affine=False) if batchnorm else nn.Identity()
         if weights is not None:
             self._read(Path(weights))
+        self.trunk[:frozen].requires_grad_(False)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""For the site: settings that docstrings list in two columns become lists, formulas keep their lines."""
+"""For the site: settings that docstrings list in two columns become lists, formulas keep their
+lines."""
 
 import re
 

@@ -1,8 +1,9 @@
-"""Runs the README and the pages of docs/: every bash line, every block of Python and every recipe,
-each page in a folder of its own with a few photos.
+"""Runs the README and the pages of docs/: every bash line, block of Python and recipe.
 
-Not a test module: `.ci/run` calls it. Lines of `make` are left to `.ci/run`; what needs a network or
-an archive stands in blocks of text.
+Each page has a folder of its own with a few photos.
+
+Not a test module: `.ci/run` calls it. Lines of `make` are left to `.ci/run`; what needs a network
+or an archive stands in blocks of text.
 
     python tests/readme.py [PAGE.md ...]
 """
@@ -19,7 +20,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = ("make ",)
-RESOLVE = "import sys, yaml; from nearkin.config import resolve; resolve(yaml.safe_load(sys.argv[1]))"
+RESOLVE = (
+    "import sys, yaml; from nearkin.config import resolve; resolve(yaml.safe_load(sys.argv[1]))"
+)
 
 
 def photos(folder: Path, classes: int = 12, each: int = 8) -> None:

@@ -92,6 +92,20 @@ def test_a_run_is_measured_on_other_data(good, bad, trained, photos, tmp_path):
     bad("evaluate", trained, "--data", folder, says="no image below .*photos can be read")
 
 
+def test_a_run_is_measured_on_the_test_rows_of_a_table(good, bad, trained, photos):
+    folder = photos({"a": 3, "b": 3, "c": 2})
+    rows = [f"{p.relative_to(folder)},{p.parent.name}" for p in sorted(folder.rglob("*.png"))]
+    parts = ["train" if row.endswith("c") else "test" for row in rows]
+    lines = [f"{row},{part}" for row, part in zip(rows, parts, strict=True)]
+    # Training needs two classes of its own.
+    lines.append(f"{rows[-1].split(',')[0]},d,train")
+    table = folder / "photos.csv"
+    table.write_text("\n".join(["path,label,split", *lines]) + "\n")
+    said = json.loads(good("evaluate", trained, "--data", table, "--json"))
+    assert said["queries"] == 6
+    bad("evaluate", trained, "--data", folder / "lost.csv", says=r"there is no file .*lost\.csv")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

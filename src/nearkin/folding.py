@@ -125,7 +125,10 @@ class _Fused(nn.Module):
             weight, bias = _last(self.conv.weight, x.dtype), self.conv.bias
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             weight = reorder(weight, *self.geometry, list(x.shape))
-            held = (weight, None if bias is None else bias.detach())
+            if bias is not None:
+                # Rounding it would move whole maps; a kernel that works in place wants it so.
+                bias = bias.detach().to(x.dtype) if self.into else bias.detach()
+            held = (weight, bias)
             self.held[x.dtype] = held
         return held
 

@@ -263,7 +263,9 @@ def _table(data: str, trust_code: bool) -> Table:
         if path.suffix in endings:
             return build({kind: {"path": data}}, "data", {}, "--data").test
     if len(path.parts) > 1 and ":" not in data:
-        raise FileNotFoundError(f"there is no folder {data}; give a folder, .csv, .parquet, .npz or data set")
+        raise FileNotFoundError(
+            f"there is no folder {data}; give a folder, .csv, .parquet, .npz or data set"
+        )
     return build(data, "data", {}, "--data", trust_code=trust_code).test
 
 

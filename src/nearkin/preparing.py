@@ -187,6 +187,7 @@ def _tenths(name: str, say: Callable[[str], None]) -> Progress:
     said = 0
 
     def progress(done: int, total: int) -> None:
+        """Says the tenth that was just passed."""
         nonlocal said
         if total and 10 * done // total > said:
             said = 10 * done // total
