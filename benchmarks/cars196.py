@@ -51,11 +51,14 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/cars196"))
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="go on where a run stopped")
+    parser.add_argument("--force", action="store_true", help="replace the run that is there")
     parser.add_argument("settings", nargs="*", help="key=value, changes to the recipe")
     given = parser.parse_intermixed_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    folder = unpack(given.pictures, given.out.with_name("cars196_pictures"))
+    status = given.pictures.stat()
+    name = f"cars196_pictures_{status.st_size}_{status.st_mtime_ns}"
+    folder = unpack(given.pictures, given.out.with_name(name))
     run = nk.train(
         HERE / "cars196.yaml",
         set=[
@@ -65,7 +68,7 @@ def main() -> None:
         ],
         out=given.out,
         resume=given.resume,
-        force=not given.resume,
+        force=given.force,
         trust_code=True,
         reporter=fitting(),
     )

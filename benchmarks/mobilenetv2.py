@@ -6,8 +6,10 @@ output channel, `b{i}` the bias (weight = w * s), in the order of the network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -70,6 +72,7 @@ class MobileNetV2(ImageEncoder):
     """
 
     name = "mobilenetv2"
+    loaded_with: ClassVar[Mapping[str, Any]] = {"weights": None}
 
     def __init__(
         self,
