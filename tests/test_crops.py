@@ -255,3 +255,11 @@ def test_a_recipe_names_crops_and_their_ranges_are_checked():
 def test_resized_keeps_what_has_its_size():
     picture = smooth(20, 30)
     assert resized(picture, 20, 30) is picture
+
+
+@pytest.mark.parametrize("crop", [random_resized_crop, jittered_crop])
+def test_bounds_that_are_exchanged_are_refused_and_equal_ones_are_not(crop):
+    picture = smooth(30, 30)
+    with pytest.raises(ValueError, match=r"narrowest 1\.2 is more than widest 0\.8"):
+        crop(picture, draws_of(1)[0], 8, narrowest=1.2, widest=0.8)
+    assert crop(picture, draws_of(1)[0], 8, narrowest=1.0, widest=1.0).shape == (3, 8, 8)

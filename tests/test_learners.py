@@ -141,3 +141,15 @@ def test_naming_a_learner_chooses_its_parts_too_and_each_once():
 def test_a_pattern_of_factors_that_fits_nothing_is_an_error():
     with pytest.raises(ValueError, match=r"'encoder\.stem\.\*' fits no parameter; one of them is"):
         optimizers_of({"encoder": nn.Linear(2, 3)}, {"default": sgd}, {"encoder.stem.*": 0.1})
+
+
+def test_an_optimizer_of_what_is_frozen_is_told_so():
+    encoder = Encoder()
+    encoder.trunk.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"optim\.encoder\.trunk is for what is frozen and learns"):
+        optimizers_of({"encoder": encoder}, {"default": sgd, "encoder.trunk": sgd})
+    encoder.trunk[0].requires_grad_(True)
+    assert set(optimizers_of({"encoder": encoder}, {"default": sgd, "encoder.trunk": sgd})) == {
+        "encoder",
+        "encoder.trunk",
+    }

@@ -203,7 +203,7 @@ def test_a_run_is_measured_with_the_groups_it_was_trained_with(tmp_path):
 def rows_to_fit(count=30, seed=1):
     """Rows of ten other classes, for the floors of `vectors`."""
     random = np.random.default_rng(seed)
-    return random.normal(size=(count, 4)).astype(np.float32), np.arange(count) % 10
+    return random.normal(size=(count, 4)).astype(np.float32), np.arange(count) % 10 + 4
 
 
 def test_floors_of_a_run_are_those_of_its_training(good, bad, tmp_path):
@@ -244,7 +244,7 @@ def test_floors_of_embeddings_are_fitted_on_the_rows_beside_them(good, vectors):
         train_embeddings=z,
         train_labels=label.astype(str),
         validation_embeddings=more,
-        validation_labels=names,
+        validation_labels=names + 10,
     )
     said = json.loads(good("evaluate", path, "--floors", "--json"))
     assert said["floors"]["raw"]["cosine"] == said["cosine"]
@@ -299,8 +299,21 @@ def test_a_file_of_features_is_measured_on_its_test_split(good, tmp_path, rows):
             "train_labels needs one entry a row of train_embeddings, which has 3",
         ),
         (
-            {"train_embeddings": np.full((3, 4), np.nan), "train_labels": np.zeros(3, int)},
+            {"train_embeddings": np.full((3, 4), np.nan), "train_labels": np.full(3, 7)},
             "NaN or infinite",
+        ),
+        (
+            {"train_embeddings": np.ones((3, 4)), "train_labels": np.array([7, 3, 8])},
+            "class '3' stands in train and in test",
+        ),
+        (
+            {
+                "train_embeddings": np.ones((2, 4)),
+                "train_labels": np.array([7, 8]),
+                "validation_embeddings": np.ones((2, 4)),
+                "validation_labels": np.array([8, 9]),
+            },
+            "class '8' stands in train and in validation",
         ),
         ({"split": np.repeat([0, 2], 20)[:39]}, "need one entry a row each"),
     ],

@@ -85,9 +85,11 @@ def assemble(
     facts = _facts(splits)
     seed_all(recipe["seed"], 1)
     node = recipe["encoder"] if encoder is None else None
-    built = _encoder(node, encoder, facts, trust_code).to(device)
+    # The first process alone downloads weights.
+    built = first_then_all(lambda: _encoder(node, encoder, facts, trust_code)).to(device)
     if train.start is not None:
         _start_from(built, Path(train.start))
+    as_in_first(built)  # a frozen trunk makes the features that all processes train on
     given = splits.test
     splits = first_then_all(lambda: prepared(splits, built, train.workers, progress))
     facts |= {"dim": built.dim, "classes": splits.train.classes}

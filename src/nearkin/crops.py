@@ -132,7 +132,13 @@ def part_of(
     widest: float,
 ) -> tuple[int, int, int, int]:
     """top, left, height, width of a random part of a picture; after ten sizes that do not fit, of
-    its middle."""
+    its middle. Raises ValueError for bounds of width / height that leave nothing between them."""
+    if narrowest > widest:
+        raise ValueError(
+            f"narrowest {narrowest:g} is more than widest {widest:g}; both bound width / height, "
+            "so "
+            "exchange them"
+        )
     low, up = math.log(narrowest), math.log(widest)
     for i in range(10):
         area = high * wide * (smallest + (1 - smallest) * draws[2 * i])

@@ -69,10 +69,23 @@ def _check_used(
     tails = {learner.rsplit(".", 1)[-1] for learner in learners}
     for key in makers:
         if key not in used and key != "default" and key not in learners and key not in tails:
+            _check_frozen(key, learners)
             known = ", ".join(sorted(learners))
             raise ValueError(
                 f"optim.{key} names no learner and no part of one; the learners are {known}"
             )
+
+
+def _check_frozen(key: str, learners: Mapping[str, nn.Module]) -> None:
+    named = {
+        f"{learner}.{n}": p for learner, m in learners.items() for n, p in m.named_parameters()
+    }
+    mine = [p for name, p in named.items() if name == key or name.startswith(f"{key}.")]
+    if mine and not any(p.requires_grad for p in mine):
+        raise ValueError(
+            f"optim.{key} is for what is frozen and learns nothing; leave it out, or let that "
+            "part learn (frozen: false)"
+        )
 
 
 def _check_patterns(factors: Mapping[str, float], learners: Mapping[str, nn.Module]) -> None:

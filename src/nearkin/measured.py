@@ -13,7 +13,7 @@ from torch import Tensor
 from nearkin import model as models
 from nearkin.assemble import OWN, prepared
 from nearkin.config import build, load_recipe
-from nearkin.data.base import Table
+from nearkin.data.base import Splits, Table
 from nearkin.data.images import find_classes, find_faults
 from nearkin.data.npz import npz, read_arrays
 from nearkin.evaluation import evaluate
@@ -53,7 +53,8 @@ def measure(
                 its test split is measured
     progress    told of (done, total) items of `data` that are embedded
 
-    Raises ValueError or OSError for whatever cannot be read.
+    Raises ValueError or OSError for whatever cannot be read, and ValueError where the rows that
+    floors are fitted on share a class with those that are measured.
     """
     path = Path(source)
     closenesses = CLOSENESS if closeness is None else (closeness,)
@@ -166,7 +167,8 @@ def _of_file(
         if with_floors:
             train, validation = (_rows(held, name) for name in ("train", "validation"))
             assert train is not None
-            said["floors"] = floors(train, validation, _tested(held), metrics, 0)
+            splits = Splits(train, validation, _tested(held))  # raises where they share a class
+            said["floors"] = floors(splits.train, splits.validation, splits.test, metrics, 0)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     return said

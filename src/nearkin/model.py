@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from nearkin import checkpoint
 from nearkin.config import build
 from nearkin.encoders.base import Encoder, Given
+from nearkin.encoders.head import Head
 from nearkin.extraction import extract
 from nearkin.run_folder import FORMAT, RunFolder, RunFolderError
 from nearkin.runtime import autocast, choose_device
 
 WEIGHTS, CARD = "encoder.safetensors", "model.json"
+PRECISIONS = ("float32", "bfloat16")
 CHUNK = 1024  # items that are decoded and embedded at a time
 
 
@@ -31,12 +33,27 @@ class Model:
 
     encoder     the module, in evaluation mode
     card        what model.json says: encoder, facts, precision, names of the training classes
-    precision   float32 or bfloat16, in which it embeds; that of the training unless it is set
+    precision   float32 or bfloat16, in which it embeds; as in training unless it is set. Once set,
+                it holds for a frozen trunk below a head too
     """
 
     def __init__(self, encoder: Encoder, card: Mapping[str, Any], device: torch.device):
         self.encoder, self.card, self.device = encoder.to(device).eval(), dict(card), device
-        self.precision: str = self.card.get("precision", "float32")
+        self._precision: str = self.card.get("precision", "float32")
+
+    @property
+    def precision(self) -> str:
+        """float32 or bfloat16; raises ValueError where it is set to another."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: Literal["float32", "bfloat16"]) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {' or '.join(PRECISIONS)}, not {precision!r}")
+        self._precision = precision
+        for part in self.encoder.modules():
+            if isinstance(part, Head):
+                part.precision = precision
 
     @property
     def dim(self) -> int:

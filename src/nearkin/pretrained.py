@@ -13,8 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nearkin.cache import cache_folder
+
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
+
+
+def weights_folder() -> Path:
+    """Where downloaded weights are kept: `weights` in the cache folder. It may not exist yet."""
+    return cache_folder() / "weights"
 
 
 def load_pretrained(

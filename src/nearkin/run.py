@@ -208,7 +208,7 @@ class _Run:
             path=self.folder.state,
         )
         if going_on:
-            loop.resume(self.folder.state)
+            self.resume(loop)
             self.check_data(loop.state.notes)
             self.reporter.say(
                 f"going on at step {loop.state.step} of the run in {self.folder.path}"
@@ -236,6 +236,19 @@ class _Run:
         finally:
             if log is not None:
                 log.close()
+
+    def resume(self, loop: Loop) -> None:
+        """Stand where the run stood; raise if its inputs were prepared with other weights."""
+        fixed = self.parts.encoder.fixed()
+        built = {} if fixed is None else fixed.state_dict()
+        built = {name: value.clone() for name, value in built.items()}
+        loop.resume(self.folder.state)
+        kept = {} if fixed is None else fixed.state_dict()
+        if any(not torch.equal(value, kept[name]) for name, value in built.items()):
+            raise RunFolderError(
+                f"the frozen trunk has other weights than when the run in {self.folder.path} was "
+                "started; give the same ones, or start anew with --force"
+            )
 
     def open(self, going_on: bool, loop: Loop) -> Log | None:
         """Make the run folder, or go on in it (the first process does); the loop's log is open

@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nearkin.catalog import RecipeError
+from nearkin.config import build
 from nearkin.crops import random_resized_crop
 from nearkin.encoders.base import Encoder, Given, ImageEncoder, device_of, feature_norm, scaled
 from nearkin.pictures import Pictures
@@ -62,6 +64,55 @@ def test_with_a_size_pictures_are_kept_larger_and_cut_when_taken(photo, tmp_path
     assert encoder.prepare(held) is held
     with pytest.raises(ValueError, match="resized to 7 pixels cannot be cut to 8"):
         ImageEncoder(8, 3, size=Size(7))
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 15), (30, 20), (9, 11)])
+def test_uint8_pictures_in_a_tensor_are_resized_and_cut_like_files(shape, keep_aspect, tmp_path):
+    size = Size(12, keep_aspect)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 3, *shape), generator=generator, dtype=torch.uint8)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, picture in zip(paths, pixels, strict=True):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    encoder = ImageEncoder(8, 3, size=size, crop=random_resized_crop)
+    held, files = encoder.prepare(pixels, workers=2), encoder.prepare(paths, keep=False)
+    assert isinstance(held, Pictures)
+    rows, keys = torch.tensor([2, 0]), torch.tensor([5, 6])
+    assert held.shape == (3, 3, 8, 8)
+    assert torch.equal(held.take(rows), files.take(rows))
+    assert torch.equal(held.take(rows, keys), files.take(rows, keys))
+    assert not torch.equal(held.take(rows, keys), held.take(rows))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 12, 12), (2, 12, 12), (2, 12, 12, 3), (2, 3, 0, 12)])
+def test_uint8_pictures_that_cannot_be_cut_are_refused(shape):
+    encoder = ImageEncoder(8, 3, size=Size(12))
+    with pytest.raises(ValueError, match="do not fit an encoder of 3 channels"):
+        encoder.prepare(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_pictures_of_floats_stay_as_they_are_and_a_crop_that_they_cannot_have_is_told():
+    x = torch.full((2, 3, 8, 8), 100.0)
+    assert ImageEncoder(8, 3, size=Size(12)).prepare(x) is x
+    encoder = ImageEncoder(8, 3, size=Size(12), crop=random_resized_crop)
+    with pytest.warns(UserWarning, match="no crops out of pictures that come as float32; give"):
+        assert encoder.prepare(x) is x
+    with pytest.raises(ValueError, match=r"do not fit an encoder of \(3, 8, 8\)"):
+        ImageEncoder(8, 3, size=Size(12)).prepare(torch.zeros(2, 3, 12, 12))
+
+
+def test_a_crop_that_cannot_be_is_told_when_the_encoder_is_built():
+    with pytest.raises(RecipeError, match=r"resnet50_paper.*narrowest 2 is more than widest 1\.5"):
+        build(
+            {
+                "resnet50_paper": {
+                    "weights": None,
+                    "crop": {"random_resized_crop": {"narrowest": 2.0, "widest": 1.5}},
+                }
+            },
+            *("encoder", {}, "encoder"),
+        )
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8, 9), (2, 8, 8), (2, 8, 8, 1), (8,)])

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 import nearkin as nk
+from nearkin import assemble, extraction, folding
 from nearkin import features as module
 from nearkin.config import build
 from nearkin.console import Reporter
+from nearkin.embed_files import embed
 from nearkin.encoders.base import Encoder
 from nearkin.encoders.head import Head
 from nearkin.encoders.small import MLP, SmallCNN
+from nearkin.features import features as features_of
 from nearkin.features import identity, identity_of, kept_features
 from nearkin.runtime import row_keys
 from nearkin.whitening import scatter, whitening
@@ -238,14 +241,58 @@ def test_pictures_in_memory_and_what_is_not_to_be_kept_leave_no_file(cache):
     assert identity(shown) is None
 
 
-def test_features_come_in_chunks_and_tell_how_many_are_done(cache, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 4)
+def test_features_come_in_batches_and_tell_how_many_are_done(cache, monkeypatch):
+    monkeypatch.setattr(extraction, "BATCH", 4)
     told = []
     x = torch.arange(10.0)[:, None]
     trunk = Counting()
     z = kept_features(trunk, 2, x, lambda: x, progress=lambda *said: told.append(said))
     assert torch.equal(z, x * torch.tensor([1.0, 2.0]))
     assert told == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_a_trunk_is_traced_once_for_all_its_rows(cache, monkeypatch):
+    traced = []
+    traces = folding._traced
+    monkeypatch.setattr(folding, "_traced", lambda part: traced.append(part) or traces(part))
+    monkeypatch.setattr(module, "CHUNK", 64)
+    monkeypatch.setattr(extraction, "BATCH", 50)
+    trunk, x = convolution(), torch.randn(200, 3, 8, 8)
+    z = kept_features(trunk, 4, x, lambda: x)
+    with torch.no_grad():
+        torch.testing.assert_close(z, trunk.eval()(x), rtol=1e-5, atol=1e-5)
+    assert len(traced) == len(set(traced))
+
+
+def convolution():
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Odd(Counting):
+    """A trunk that holds something of which nobody can say what it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator()
+
+
+def test_features_of_a_module_without_a_name_are_not_kept(cache):
+    trunk, x = Odd(), torch.arange(6.0)[:, None]
+    for _ in range(2):
+        z = kept_features(trunk, 2, x, lambda: x)
+        assert torch.equal(z, x * torch.tensor([1.0, 2.0]))
+    assert int(trunk.rows) == 12
+    assert not list(cache.glob("features-*"))
+
+
+def test_a_row_that_is_no_number_is_named_by_its_place_among_all(cache, monkeypatch):
+    monkeypatch.setattr(extraction, "BATCH", 4)
+    x = torch.arange(10.0)[:, None]
+    x[9] = math.nan
+    with pytest.raises(ValueError, match="features of row 9 are NaN or infinite"):
+        kept_features(Counting(), 2, x, lambda: x)
 
 
 def test_features_that_are_no_numbers_and_a_wrong_width_are_told(cache):
@@ -383,7 +430,7 @@ def test_the_trunk_of_a_frozen_run_does_not_move_and_that_of_a_learning_one_does
 def test_an_optimizer_for_a_frozen_trunk_is_told(folder, tmp_path):
     made = photo_recipe(folder)
     made["optim"]["encoder.trunk"] = {"sgd": {"lr": 0.01}}
-    with pytest.raises(ValueError, match=r"optim\.encoder\.trunk names no learner"):
+    with pytest.raises(ValueError, match=r"optim\.encoder\.trunk is for what is frozen"):
         train(made, tmp_path / "run")
 
 
@@ -408,3 +455,82 @@ def test_a_run_started_from_another_takes_its_trunk_before_it_looks_at_features(
     )
     one, two = (nk.load(run.folder, device="cpu").encoder.state_dict() for run in (first, second))
     assert all(torch.equal(one[n], two[n]) for n in one if n.startswith("trunk."))
+
+
+def test_what_a_head_prepares_with_is_its_frozen_trunk():
+    trunk = cnn()
+    assert Head(trunk=trunk).fixed() is trunk
+    assert Head(trunk=trunk, frozen=False).fixed() is None
+    assert Head(features=4).fixed() is None
+    assert Head(trunk=Head(trunk=trunk), frozen=False).fixed() is trunk
+
+
+class Breaks(Reporter):
+    """Ends a run after its first epoch."""
+
+    def epoch(self, epoch, scores):
+        if epoch == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_on_a_frozen_trunk_is_resumed_with_the_weights_that_made_its_features(tmp_path, rows):
+    made = tiny_runs.recipe(rows, objective=SUPCON)
+
+    def go(out, seed, reporter=None, resume=False):
+        torch.manual_seed(seed)
+        head = Head(trunk=MLP(5, features=6), start="identity")
+        reporter = reporter or Reporter(None)
+        return nk.train(made, encoder=head, out=out, resume=resume, reporter=reporter)
+
+    whole = go(tmp_path / "whole", 1)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", 1, Breaks(None))
+    with pytest.raises(ValueError, match="the frozen trunk has other weights than when the run in"):
+        go(tmp_path / "run", 2, resume=True)
+    resumed = go(tmp_path / "run", 1, resume=True)
+    assert resumed.metrics["test"] == whole.metrics["test"]
+
+
+def test_every_process_makes_its_features_with_the_trunk_of_the_first(tmp_path, rows, monkeypatch):
+    order = []
+    prepare = Head.prepare
+    monkeypatch.setattr(assemble, "as_in_first", lambda module: order.append(type(module)))
+
+    def seen(self, *args, **settings):
+        order.append("prepare")
+        return prepare(self, *args, **settings)
+
+    monkeypatch.setattr(Head, "prepare", seen)
+    train(tiny_runs.recipe(rows, encoder="head", objective=SUPCON), tmp_path / "run")
+    assert order[:2] == [Head, "prepare"]
+
+
+def test_the_precision_that_is_asked_for_reaches_a_frozen_trunk(folder, tmp_path):
+    run = train(photo_recipe(folder), tmp_path / "run")
+    paths = sorted(map(str, folder.glob("*/*.png")))
+    model = nk.load(run.folder, device="cpu")
+    full = model.embed(paths)
+    model.precision = "bfloat16"
+    half = model.embed(paths)
+    rounded = features_of(
+        model.encoder.trunk, 6, model.encoder.trunk.prepare(paths, keep=False), "bfloat16"
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model.encoder(rounded).float().numpy()
+    assert np.array_equal(half, expected)
+    assert not np.array_equal(half, full)
+    model.precision = "float32"
+    assert np.array_equal(model.embed(paths), full)
+    with pytest.raises(ValueError, match="precision is float32 or bfloat16, not 'float16'"):
+        model.precision = "float16"
+
+
+def test_without_a_word_on_it_a_trunk_embeds_in_its_own_precision(folder, tmp_path):
+    run = train(photo_recipe(folder, precision="bfloat16"), tmp_path / "run")
+    embed(run.folder, folder, tmp_path / "own.npz")
+    embed(run.folder, folder, tmp_path / "full.npz", precision="float32")
+    with np.load(tmp_path / "own.npz") as own, np.load(tmp_path / "full.npz") as full:
+        assert np.array_equal(own["ids"], full["ids"])
+        assert not np.array_equal(own["embeddings"], full["embeddings"])
+        paths = [str(folder / name) for name in own["ids"]]
+        assert np.array_equal(nk.load(run.folder).embed(paths), own["embeddings"])

@@ -1,5 +1,6 @@
 """resnet50_paper: its size and colors, its weights, and what learns under the paper's recipe."""
 
+import sys
 import urllib.error
 
 import pytest
@@ -77,19 +78,23 @@ def test_the_recipe_of_the_paper_freezes_the_trunks_norms_and_decays_no_vector(e
     assert all(part.weight.grad.abs().sum() > 0 for part in norms)
 
 
-def test_weights_come_from_torchvision_or_a_file_of_its_names(tmp_path, monkeypatch):
+def test_weights_come_from_torchvision_or_a_file_of_its_names(tmp_path, monkeypatch, cache, capsys):
     torch.manual_seed(1)
     weights = resnet50(weights=None).state_dict()
     asked = []
 
     def state_dict(self, *args, **settings):
-        asked.append((self, settings["check_hash"], settings["weights_only"]))
+        asked.append(
+            (self, *(settings[key] for key in ("check_hash", "weights_only", "model_dir")))
+        )
+        sys.stdout.write("Downloading\n")  # as torch does
         return weights
 
     monkeypatch.setattr(ResNet50_Weights, "get_state_dict", state_dict)
     torch.save(weights, tmp_path / "weights.pth")
     named, read = ResNet50Paper(), ResNet50Paper(weights=str(tmp_path / "weights.pth"))
-    assert asked == [(ResNet50_Weights.IMAGENET1K_V1, True, True)]
+    assert asked == [(ResNet50_Weights.IMAGENET1K_V1, True, True, str(cache / "weights"))]
+    assert capsys.readouterr() == ("", "Downloading\n")
     for encoder in (named, read):
         for name, value in encoder.trunk.state_dict().items():
             assert torch.equal(value, weights[name]), name

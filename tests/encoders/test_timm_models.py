@@ -24,14 +24,19 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
+folders = []
+
+
 @pytest.fixture
 def at_random(monkeypatch):
     """timm's download replaced by weights that a seed decides; counts how often it is asked."""
     make, asked = timm.create_model, []
+    folders.clear()
 
     def create(name, pretrained=False, **options):
         if pretrained:
             asked.append(name)
+            folders.append(options["cache_dir"])
             torch.manual_seed(7)
         return make(name, pretrained=False, **options)
 
@@ -128,6 +133,21 @@ def test_without_a_network_one_sentence_says_what_to_give(offline, tmp_path, mon
     assert said.startswith("encoder.timm: the pretrained weights of test_resnet are not to be had")
     assert said.endswith("give a file with weights: FILE, or say pretrained: false")
     assert "\n" not in said
+
+
+def test_pretrained_weights_go_to_the_cache_folder_and_one_line_says_so(cache, at_random, capsys):
+    for _ in range(2):
+        build({"timm": {"model": TINY}}, "encoder", {}, "encoder")
+        (cache / "weights" / "models--timm--test_resnet.r160_in1k" / "snapshots").mkdir(
+            parents=True, exist_ok=True
+        )
+    assert folders == [cache / "weights"] * 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "downloading the weights timm/test_resnet.r160_in1k from the hub of Hugging Face into "
+        f"{cache / 'weights'}"
+    ]
 
 
 def test_weights_of_a_file_are_loaded_without_their_classifier(tmp_path):

@@ -11,6 +11,7 @@ from nearkin.losses.pairwise import contrastive, infonce
 from nearkin.losses.triplets import triplet
 from nearkin.objectives.compared import Compared
 from nearkin.objectives.jensen_shannon import AlternatingJensenShannon, JensenShannon
+from nearkin.objectives.pce import PairwiseCrossEntropy
 from nearkin.objectives.sum import Sum
 
 BATCH = Batch(None, label=LABEL4)
@@ -108,6 +109,15 @@ def test_pull_and_push_add_by_weight():
     seen = whole.diagnosis(QUAD4, BATCH)
     for key in ("pull", "push"):
         assert seen[key] == pytest.approx(one[key] + 0.5 * two[key])
+
+
+def test_what_is_no_slope_is_noted_by_its_part_as_it_is():
+    z = QUAD4.float()
+    parts = {name: PairwiseCrossEntropy(2, 2, lam=0.5) for name in ("a", "b")}
+    seen = Sum({**parts, "c": pairs()}, {"a": 3.0, "c": 2.0}).diagnosis(z, BATCH)
+    assert sorted(seen) == ["a.lam", "b.lam", "pull", "push"]
+    assert seen["a.lam"] == seen["b.lam"] == 0.5
+    assert seen["pull"] == pytest.approx(2 * pairs().diagnosis(z, BATCH)["pull"])
 
 
 @pytest.mark.parametrize("name", ["a.b", "two words", "keys"])

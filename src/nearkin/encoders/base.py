@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nearkin.core import warn_once
-from nearkin.crops import Crop
+from nearkin.crops import DRAWS, Crop
 from nearkin.inputs import Inputs, Taken
-from nearkin.pictures import read_pictures
-from nearkin.pixels import Size, read_images
+from nearkin.pictures import Pictures, read_pictures
+from nearkin.pixels import Size, read_images, resized
 from nearkin.whitening import Score
 
 Progress = Callable[[int, int], None]
@@ -75,6 +75,11 @@ class Encoder(nn.Module):
         """
         return ""
 
+    def fixed(self) -> nn.Module | None:
+        """What `prepare` computes with and training leaves as it is; None: there is no such
+        part."""
+        return None
+
     def saved_node(self, node: str | Mapping[str, Any]) -> dict[str, Any]:
         """The node of a recipe that made this encoder -> one that makes it where its weights are
         loaded afterwards, without looking for those that it started from."""
@@ -96,7 +101,7 @@ class ImageEncoder(Encoder):
 
     Files are decoded, turned upright and converted to `channels`. Without `size` they are resized
     whole to a square. With it they are kept at that size, evaluation sees the middle square, and
-    training what `crop` cuts.
+    training what `crop` cuts; so it is with uint8 pictures (N, channels, H, W) in a tensor.
     """
 
     def __init__(
@@ -119,6 +124,10 @@ class ImageEncoder(Encoder):
             )
         self.image_size, self.channels, self.augmentation = image_size, channels, augmentation
         self.size, self.crop = size, crop
+        if size is not None and crop is not None:
+            # Tried once, so that settings that do not fit are told before any training.
+            side = size.resize
+            crop(torch.zeros(channels, side, side, dtype=torch.uint8), [0.5] * DRAWS, image_size)
 
     def prepare(
         self,
@@ -127,7 +136,11 @@ class ImageEncoder(Encoder):
         progress: Progress | None = None,
         keep: bool = True,
     ) -> Inputs:
-        """Pictures as a tensor (N, C, H, W), image paths or PIL images -> uint8 (N, C, S, S)."""
+        """Pictures as a tensor (N, C, H, W), image paths or PIL images -> uint8 (N, C, S, S).
+
+        Tensors of another dtype stay as they are; they, and without `size` all tensors, must be of
+        (C, S, S) already. Raises ValueError for pictures that do not fit.
+        """
         if isinstance(inputs, Taken):
             return inputs
         if not isinstance(inputs, Tensor):
@@ -135,6 +148,10 @@ class ImageEncoder(Encoder):
                 return read_images(inputs, self.image_size, self.channels, workers, progress, keep)
             side, crop = self.image_size, self.crop
             return read_pictures(inputs, self.size, side, crop, workers, progress, keep)
+        if self.size is not None:
+            if inputs.dtype == torch.uint8:
+                return self._pictures(inputs, self.size, workers)
+            self._tell_of_crop(inputs.dtype)
         wanted = (self.channels, self.image_size, self.image_size)
         if inputs.ndim != 4 or inputs.shape[1:] != wanted:
             raise ValueError(
@@ -148,9 +165,44 @@ class ImageEncoder(Encoder):
             )
         return inputs
 
+    def _tell_of_crop(self, dtype: torch.dtype) -> None:
+        if self.crop is not None:
+            name = str(dtype).removeprefix("torch.")
+            warn_once(
+                f"training cuts no crops out of pictures that come as {name}; give them as uint8, "
+                "or leave crop out"
+            )
+
+    def _pictures(self, pixels: Tensor, size: Size, workers: int) -> Pictures:
+        """Pictures of uint8 (N, C, H, W), resized when they are taken."""
+        if pixels.ndim != 4 or pixels.shape[1] != self.channels or 0 in pixels.shape[2:]:
+            raise ValueError(
+                f"pictures of shape {tuple(pixels.shape[1:])} do not fit an encoder of "
+                f"{self.channels} channels; give (channels, height, width)"
+            )
+        return Pictures(
+            lambda number: fitted(pixels[number], size),
+            torch.arange(len(pixels)),
+            self.channels,
+            self.image_size,
+            self.crop,
+            workers,
+        )
+
     def augment(self, x: Tensor, keys: Tensor) -> Tensor:
         """Pictures changed at random by row, if an augmentation was given."""
         return x if self.augmentation is None else self.augmentation(x, keys)
+
+
+def fitted(picture: Tensor, size: Size) -> Tensor:
+    """(C, H, W) uint8 at the size asked for, as `nearkin.pixels.read_resized` makes it of a
+    file."""
+    high, wide = picture.shape[1:]
+    height = width = size.resize
+    if size.keep_aspect:
+        short = min(high, wide)
+        height, width = size.resize * high // short, size.resize * wide // short
+    return resized(picture, height, width, size.interpolation)
 
 
 class Given(Encoder):

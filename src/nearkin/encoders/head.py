@@ -107,6 +107,10 @@ class Head(Encoder):
             progress,
         )
 
+    def fixed(self) -> nn.Module | None:
+        """A frozen trunk, or what is fixed in one that learns."""
+        return self.trunk if self.trunk is None or self.frozen else self.trunk.fixed()
+
     def seen(self, inputs: Inputs | Sequence[Any], workers: int = 1) -> Inputs:
         """What the trunk takes, also of a frozen one."""
         if self.trunk is None:

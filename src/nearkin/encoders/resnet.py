@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +15,7 @@ from nearkin.augment import Augmentation
 from nearkin.crops import Crop
 from nearkin.encoders.base import ImageEncoder, Standardized, feature_norm
 from nearkin.pixels import Size
-from nearkin.pretrained import put, read_weights
+from nearkin.pretrained import put, read_weights, weights_folder
 
 IMAGENET = "imagenet_v1"
 
@@ -23,8 +26,9 @@ class ResNet50Paper(ImageEncoder):
     The paper's dropout stands before the classifier only: compare: {classifier: {dropout: 0.5}};
     its frozen BatchNorm is train.freeze_batchnorm, which leaves the one on the embedding as it is.
 
-    weights         imagenet_v1: torchvision's of 2020, downloaded once; a file (.safetensors or
-                    torch) of torchvision's names; null: at random
+    weights         imagenet_v1: torchvision's of 2020, downloaded once into the cache folder, with
+                    a line on stderr; a file (.safetensors or torch) of torchvision's names; null:
+                    at random
     image_size      side of the square that the network sees
     resize          side to which pictures are resized before they are cut
     keep_aspect     whether that is the shorter side of a picture, or both
@@ -76,8 +80,11 @@ def _resnet50(weights: str | None) -> nn.Module:
 
 
 def _downloaded(named: Any) -> Mapping[str, Tensor]:
+    asked = {"progress": False, "check_hash": True, "weights_only": True}
     try:
-        return named.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        # torch says on stdout what it downloads, where nothing but results belong.
+        with contextlib.redirect_stdout(sys.stderr):
+            return named.get_state_dict(model_dir=os.fspath(weights_folder()), **asked)
     except (OSError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

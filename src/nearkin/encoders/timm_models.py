@@ -6,7 +6,9 @@ import contextlib
 import difflib
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +19,7 @@ from nearkin.augment import Augmentation
 from nearkin.crops import Crop
 from nearkin.encoders.base import ImageEncoder, Standardized, feature_norm
 from nearkin.pixels import Size
-from nearkin.pretrained import load_pretrained
+from nearkin.pretrained import load_pretrained, weights_folder
 
 
 class Timm(ImageEncoder):
@@ -25,7 +27,8 @@ class Timm(ImageEncoder):
 
     model           its name, as timm.list_models() says it; a tag chooses the weights, as in
                     resnet50.a1_in1k
-    pretrained      begin with timm's weights, which are downloaded once
+    pretrained      begin with timm's weights, which are downloaded once into the cache folder, with
+                    a line on stderr
     weights         begin with those of this file instead: .safetensors or a torch file
     dim             dimensions of the embedding, by a linear layer `head`; null: the network's own
     image_size      side of the square that the network sees; own: that of its training
@@ -119,9 +122,15 @@ def _options(
 
 
 def _trunk(timm: ModuleType, model: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    folder = weights_folder()
+    if pretrained:
+        _tell(timm, model, folder)
     try:
-        with _quiet():
-            return timm.create_model(model, pretrained=pretrained, num_classes=0, **options)
+        # stdout is for results, and torch says there what it downloads.
+        with _quiet(), contextlib.redirect_stdout(sys.stderr):
+            return timm.create_model(
+                model, pretrained=pretrained, num_classes=0, cache_dir=folder, **options
+            )
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         said = ", ".join(f"{key} {value}" for key, value in options.items()) or "these settings"
         raise ValueError(f"timm cannot build {model} with {said}: {error}") from None
@@ -133,6 +142,16 @@ def _trunk(timm: ModuleType, model: str, pretrained: bool, options: Mapping[str,
             f"the pretrained weights of {model} are not to be had here ({first}); give a file with "
             "weights: FILE, or say pretrained: false"
         ) from None
+
+
+def _tell(timm: ModuleType, model: str, folder: Path) -> None:
+    """Say on stderr what comes from the hub of timm's weights, unless it is there already."""
+    told = timm.get_pretrained_cfg(model)
+    name = told.hf_hub_id if told is not None else None
+    if name and not (folder / f"models--{name.replace('/', '--')}" / "snapshots").is_dir():
+        sys.stderr.write(
+            f"downloading the weights {name} from the hub of Hugging Face into {folder}\n"
+        )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from nearkin.core import Batch, Terms, Turn
 from nearkin.objectives.base import Objective
 
+_SLOPES = ("pull", "push")  # of the loss, and so they add as it does
+
 
 class Sum(Objective):
     """Objectives added with weights (1 where none is given).
@@ -79,11 +81,14 @@ class Sum(Objective):
         )
 
     def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
-        """pull and push of the weighted sum."""
+        """pull and push of the weighted sum; what else a part notes, as `part.what`."""
         total: dict[str, float] = {}
         for key, part in self._named():
             for what, value in part.diagnosis(z, batch).items():
-                total[what] = total.get(what, 0.0) + self.weights[key] * value
+                if what in _SLOPES:
+                    total[what] = total.get(what, 0.0) + self.weights[key] * value
+                else:
+                    total[f"{key}.{what}"] = value
         return total
 
     def _named(self) -> Iterator[tuple[str, Objective]]:
