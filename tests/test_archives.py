@@ -1,5 +1,6 @@
 """Archives: downloads that go on, checksums, and extraction that nothing escapes from."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -7,12 +8,22 @@ import os
 import stat
 import tarfile
 import threading
+import tracemalloc
 import zipfile
+from pathlib import Path
+from random import Random
 
 import pytest
 
 from nearkin import archives
-from nearkin.archives import ArchiveError, DownloadError, download, extract, whole_or_not
+from nearkin.archives import (
+    ArchiveError,
+    DownloadError,
+    download,
+    is_archive,
+    unpack,
+    whole_or_not,
+)
 
 CONTENT = bytes(range(256)) * 40
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
@@ -61,8 +72,15 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def waits():
-    return []
+def waits(monkeypatch):
+    seen = []
+    monkeypatch.setattr(archives.time, "sleep", seen.append)
+    return seen
+
+
+def extract(archive, folder, *more, **named):
+    with whole_or_not(folder) as staged:
+        unpack(archive, staged, *more, **named)
 
 
 # --- download
@@ -89,7 +107,7 @@ def test_a_file_that_is_there_is_not_fetched_again(server, tmp_path):
 
 
 def test_a_broken_connection_goes_on_where_it_stopped(server, tmp_path, waits):
-    path = download(f"{server.url}/breaks", tmp_path / "a", MD5, wait=waits.append)
+    path = download(f"{server.url}/breaks", tmp_path / "a", MD5)
     assert path.read_bytes() == CONTENT
     assert [wanted for _, wanted in server.asked] == [
         None,
@@ -112,16 +130,16 @@ def test_a_server_without_ranges_starts_anew(server, tmp_path):
 
 
 def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, tmp_path, waits):
-    assert download(f"{server.url}/busy", tmp_path / "a", MD5, wait=waits.append).exists()
+    assert download(f"{server.url}/busy", tmp_path / "a", MD5).exists()
     assert waits == [1, 2]
     with pytest.raises(DownloadError, match=r"/gone cannot be downloaded \(404"):
-        download(f"{server.url}/gone", tmp_path / "b", MD5, wait=waits.append)
+        download(f"{server.url}/gone", tmp_path / "b", MD5)
     assert waits == [1, 2]
 
 
 def test_no_new_byte_in_three_tries_is_the_end(server, tmp_path, waits):
     with pytest.raises(DownloadError, match=r"connection broke after 0 of 10240 bytes"):
-        download(f"{server.url}/never", tmp_path / "a", MD5, wait=waits.append)
+        download(f"{server.url}/never", tmp_path / "a", MD5)
     assert waits == [1, 2]
     assert not (tmp_path / "a").exists()
 
@@ -129,7 +147,7 @@ def test_no_new_byte_in_three_tries_is_the_end(server, tmp_path, waits):
 def test_without_a_network_the_reason_is_told(tmp_path, waits, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(DownloadError, match=r"127.0.0.1:9/a cannot be downloaded .*refused"):
-        download("http://127.0.0.1:9/a", tmp_path / "a", MD5, wait=waits.append)
+        download("http://127.0.0.1:9/a", tmp_path / "a", MD5)
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
@@ -179,13 +197,12 @@ def test_tars_are_extracted(tmp_path, mode):
     folder.type = tarfile.DIRTYPE
     archive = tar(tmp_path / "a", ("set/b/c.jpg", b"one"), folder, ("./d", b"two"), mode=mode)
     seen = []
-    assert (
-        extract(archive, tmp_path / "out", progress=lambda *p: seen.append(p)) == tmp_path / "out"
-    )
+    assert is_archive(archive)
+    extract(archive, tmp_path / "out", progress=lambda *p: seen.append(p))
     assert (tmp_path / "out/set/b/c.jpg").read_bytes() == b"one"
     assert (tmp_path / "out/d").read_bytes() == b"two"
     assert (tmp_path / "out/set/empty").is_dir()
-    assert seen[-1][1] == archive.stat().st_size
+    assert seen[-1] == (archive.stat().st_size,) * 2
     assert sorted(os.listdir(tmp_path)) == ["a", "out"]
 
 
@@ -253,26 +270,126 @@ def test_encrypted_zips_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
-def test_bombs_are_refused_by_what_they_declare(tmp_path, make):
+def test_bombs_are_refused_by_what_they_declare(tmp_path, make, monkeypatch):
     archive = make(tmp_path / "a", *((f"{i}", bytes(10_000)) for i in range(5)))
     assert archive.stat().st_size < 2000
     with pytest.raises(ArchiveError, match="would fill more than"):
         extract(archive, tmp_path / "out", most=49_999)
-    with pytest.raises(ArchiveError, match="or 4 files"):
-        extract(archive, tmp_path / "out", entries=4)
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 4)
+    with pytest.raises(ArchiveError, match="holds more than 4 files"):
+        extract(archive, tmp_path / "out")
     assert os.listdir(tmp_path) == ["a"]
-    extract(archive, tmp_path / "out", most=50_000, entries=5)
+    monkeypatch.setattr(archives, "MOST_ENTRIES", 5)
+    extract(archive, tmp_path / "out", most=50_000)
+
+
+@pytest.mark.parametrize("make", [tar, zipped])
+def test_what_the_disk_cannot_hold_is_refused(tmp_path, make, monkeypatch):
+    archive = make(tmp_path / "a", ("x", bytes(10_000)))
+    usage = archives.shutil.disk_usage(tmp_path)._replace(free=9_999)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(ArchiveError, match=r"needs more than is free on the disk of .* make room"):
+        extract(archive, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def block(name, kind, size):
+    """A header of a tar with a size of its own."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+BIG = 64 << 20
+HEADERS = [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_headers_do_not_fill_the_memory(tmp_path, kind, first):
+    path = tmp_path / "a"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        if not first:
+            file.write(block("x", tarfile.REGTYPE, 0))
+        file.write(block("y", kind, BIG))
+        for _ in range(BIG >> 20):
+            file.write(b"a" * (1 << 20))
+        file.write(block("z", tarfile.REGTYPE, 0) + bytes(1024))
+    assert path.stat().st_size < BIG // 100
+    tracemalloc.start()
+    try:
+        assert is_archive(path)
+        with pytest.raises(ArchiveError, match="a header of more than 1048576 bytes"):
+            extract(path, tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_chain_of_headers_is_refused(tmp_path):
+    long = block("x", tarfile.GNUTYPE_LONGNAME, 1) + b"y".ljust(512, b"\0")
+    (tmp_path / "a").write_bytes(long * 900 + block("z", tarfile.REGTYPE, 0) + bytes(1024))
+    with pytest.raises(ArchiveError, match="damaged"):
+        extract(tmp_path / "a", tmp_path / "out")
+
+
+def test_long_names_within_reason_are_kept(tmp_path):
+    name = "/".join(["deep" * 20] * 5)
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a", "w", format=form) as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        extract(tmp_path / "a", tmp_path / str(form))
+        assert (tmp_path / str(form) / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ((("a", b"1"), ("a/b", b"2")), "'a/b'"),
+        ((("a/b", b"1"), ("a", b"2")), "'a'"),
+        ((("x" * 300, b"1"),), "'xxxx[x]*[.]{3}'"),
+        (((".", b"1"),), "'[.]'"),
+    ],
+)
+@pytest.mark.parametrize("make", [tar, zipped])
+def test_names_that_cannot_be_written_are_told(tmp_path, make, members, named):
+    archive = make(tmp_path / "archive", *members)
+    with pytest.raises(ArchiveError, match=rf"holds {named}, which cannot be written \("):
+        extract(archive, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["archive"]
 
 
 def test_bombs_are_refused_by_what_comes_out(tmp_path, monkeypatch):
     archive = zipped(tmp_path / "a.zip", ("x", bytes(10_000)))
     entry = archives._Entry("x", 5, lambda: io.BytesIO(bytes(10_000)))
+    assert is_archive(archive)
     monkeypatch.setattr(archives, "_zipped", lambda stream: iter([entry]))
     with pytest.raises(ArchiveError, match="would fill more than"):
         extract(archive, tmp_path / "out", most=9_999)
     with pytest.raises(ArchiveError, match="x has 10000 bytes instead of 5"):
         extract(archive, tmp_path / "out")
     assert os.listdir(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
+def test_whatever_is_cut_off_or_flipped_is_said_or_harmless(tmp_path, mode):
+    members = [(f"deep/{i}.bin", os.urandom(300) + bytes(300)) for i in range(4)]
+    path = tmp_path / "a"
+    zipped(path, *members) if mode == "zip" else tar(path, *members, mode=mode)
+    content, random = path.read_bytes(), Random(0)
+    said = 0
+    for turn in range(60):
+        at = random.randrange(len(content))
+        broken = content[:at] if turn % 2 else content[:at] + b"#" + content[at + 1 :]
+        path.write_bytes(broken)
+        is_archive(path)
+        try:
+            extract(path, tmp_path / str(turn))
+        except ArchiveError:
+            said += 1
+            assert not (tmp_path / str(turn)).exists()
+    assert said > 15
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
@@ -298,3 +415,48 @@ def test_an_error_within_leaves_no_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), whole_or_not(tmp_path / "out") as staged:
         (staged / "x").write_text(str(1 / 0))
     assert os.listdir(tmp_path) == []
+
+
+def test_an_empty_folder_behind_a_link_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    extract(tar(tmp_path / "a", ("b/x", b"1")), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "b" / "x").read_bytes() == b"1"
+    assert os.listdir(tmp_path / "disk") == ["b"]
+    (tmp_path / "other").symlink_to(tmp_path / "new")
+    extract(tmp_path / "a", tmp_path / "other")
+    assert (tmp_path / "new" / "b" / "x").exists()
+
+
+def test_the_folder_under_the_shell_stays_itself(tmp_path, monkeypatch):
+    archive = tar(tmp_path / "a", ("b/x", b"1"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = os.stat(".").st_ino
+    extract(archive, ".")
+    assert os.listdir(".") == ["b"]
+    assert os.stat(tmp_path / "here").st_ino == before
+
+
+def test_an_error_within_leaves_an_empty_folder_empty(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_or_not(tmp_path) as staged:
+        (staged / "x").write_text(str(1 / 0))
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_came_into_the_folder_meanwhile_stays(tmp_path):
+    with pytest.raises(FileExistsError, match="filled by somebody else"), whole_or_not(tmp_path):
+        (tmp_path / "mine").write_text("1")
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_ctrl_c_says_where_the_download_goes_on(tmp_path, server):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with Path(tmp_path / "a.part").open("wb") as part:
+        part.truncate(3_000_000)
+    with pytest.raises(KeyboardInterrupt, match="interrupted; the same command goes on at 0 MB"):
+        download(f"{server.url}/whole", tmp_path / "a", MD5, stop)
+    assert (tmp_path / "a.part").exists()

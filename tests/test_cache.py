@@ -1,11 +1,12 @@
 """The cache folder: where it is, what survives, what is made again."""
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nearkin.cache import cache_folder, cached_arrays, fingerprint, keep
+from nearkin.cache import cache_folder, cached_arrays, fingerprint, keep, versions
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -62,14 +63,52 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
     assert len(arrays["x"]) == 1000
 
 
-def test_a_failed_write_leaves_nothing_behind(cache: Path):
+@pytest.fixture
+def full_disk():
+    """No file can grow beyond 1000 bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1001, 100_000])
+def test_a_full_disk_costs_a_warning_and_leaves_nothing_behind(cache: Path, full_disk, size):
+    with pytest.warns(UserWarning, match="cannot be written.*too large.*NEARKIN_HOME"):
+        assert not keep(cache / "b.npz", lambda file: file.write(bytes(size)))
+    assert list(cache.iterdir()) == []
+
+
+def test_arrays_that_find_no_room_are_given_all_the_same(cache: Path, full_disk):
+    with pytest.warns(UserWarning, match="cannot be written"):
+        arrays = cached_arrays("a", _counted([]))
+    np.testing.assert_array_equal(arrays["x"], np.arange(1000))
+    assert list(cache.iterdir()) == []
+
+
+def test_a_name_that_is_taken_by_a_folder_costs_a_warning(cache: Path):
+    (cache / "b.npz").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert not keep(cache / "b.npz", lambda file: file.write(b"whole"))
+    assert [path.name for path in cache.iterdir()] == ["b.npz"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("lost"), OSError("no such disk"), ValueError])
+def test_an_error_of_what_is_written_is_raised_and_leaves_nothing_behind(cache: Path, error):
     def fail(file) -> None:
         file.write(b"half")
-        raise OSError("no space left")
+        raise error
 
-    with pytest.warns(UserWarning, match="no space left"):
-        assert not keep(cache / "b.npz", fail)
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        keep(cache / "b.npz", fail)
     assert list(cache.iterdir()) == []
+
+
+def test_versions_are_those_of_the_installed_packages():
+    torch, lost = versions("torch", "nearkin-that-is-not-there")
+    assert torch == metadata.version("torch")
+    assert lost is None
 
 
 def test_fingerprints_tell_settings_apart():

@@ -167,6 +167,20 @@ def test_the_bar_counts_the_steps_of_all_epochs(started):
     assert "14/21" in terminal.getvalue()
 
 
+def test_the_bar_counts_megabytes_and_waits_for_the_first(started):
+    bar, terminal = started()
+    bar.say("a question")
+    assert not bar.progress.live.is_started
+    bar.megabytes("downloading a.tgz", 3_400_000, 0)
+    assert bar.progress.tasks[0].total is None
+    bar.megabytes("downloading a.tgz", 3_400_000, 9_900_000)
+    (task,) = bar.progress.tasks
+    assert (task.description, task.completed, task.total) == ("downloading a.tgz", 3, 9)
+    bar.megabytes("downloading a.tgz", 9_900_000, 9_900_000)
+    assert bar.task is None
+    assert "a question" in terminal.getvalue()
+
+
 def test_the_bar_of_counted_work_tells_its_pace_and_goes_when_it_is_done(started, clock):
     bar, _ = started()
     bar.prepared(3, 9)

@@ -46,6 +46,17 @@ def test_classes_are_those_below_train_and_test(good, trained, photos):
         }
 
 
+def test_suffixes_may_be_capitals(good, trained, photos, tmp_path):
+    photos({"a": 2}, "p")
+    (tmp_path / "LIST.TXT").write_text("p/a/0.png\np/a/1.png\n")
+    (tmp_path / "TABLE.CSV").write_text("path,label\np/a/0.png,a\np/a/1.png,a\n")
+    for source in ("LIST.TXT", "TABLE.CSV"):
+        said = json.loads(good("embed", trained, source, "--out", f"{source}.NPZ", "--json"))
+        assert said["rows"] == 2
+        with np.load(f"{source}.NPZ") as file:
+            assert file["ids"].tolist() == ["p/a/0.png", "p/a/1.png"]
+
+
 def test_images_without_classes_have_no_labels(good, trained, photos):
     flat = photos({".": 3}, "flat")
     mixed = photos({"a": 2, "b": 1, ".": 1}, "mixed")

@@ -192,6 +192,71 @@ def test_modules_with_hooks_and_without_convolutions_are_left_alone():
         assert not anything
 
 
+class Keeping(nn.Module):
+    """Keeps its map in one of several ways, and may fail after it."""
+
+    def __init__(self, way, fails=False):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6))
+        self.last, self.maps, self.named, self.way, self.fails = None, [], {}, way, fails
+
+    def forward(self, x):
+        y = self.stem(x)
+        if self.way == "attribute":
+            self.last = y
+        elif self.way == "list":
+            self.maps.append(y)
+        elif self.way == "dict":
+            self.named["y"] = y
+        elif self.way == "new":
+            self.fresh = y
+        elif self.way == "part":
+            self.stem[0].seen = y
+        if self.fails and y.sum() > 0:
+            raise ZeroDivisionError
+        return y * 2
+
+
+@pytest.mark.parametrize("way", ["attribute", "list", "dict", "new", "part"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_tracing_leaves_no_trace_and_what_keeps_its_maps_still_does(way, fails):
+    torch.manual_seed(0)
+    net = settle(Keeping(way, fails))
+    before = {name: dict(vars(part)) for name, part in net.named_modules()}
+    with folded(net, CPU) as parts:
+        assert parts == [net.stem]
+    assert {name: vars(part) for name, part in net.named_modules()} == before
+    assert (net.last, net.maps, net.named) == (None, [], {})
+
+
+def test_a_constant_made_in_forward_is_folded_and_leaves_nothing():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 3)
+
+        def forward(self, x):
+            return self.conv(x) * torch.tensor([2.0])
+
+    torch.manual_seed(0)
+    net = Net().eval()
+    before = set(vars(net))
+    assert_equal_and_folded(net, pictures())
+    assert set(vars(net)) == before
+
+
+def test_a_batchnorm_of_ones_own_that_keeps_something_is_no_part_of_a_graph():
+    class Noting(nn.BatchNorm2d):
+        def forward(self, x):
+            self.seen = x
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    net = settle(nn.Sequential(nn.Conv2d(6, 6, 3), Noting(6)))
+    with folded(net, CPU) as parts:
+        assert net not in parts
+
+
 def test_an_error_within_leaves_the_module_as_it_was():
     net = settle(Block())
     with pytest.raises(ZeroDivisionError), folded(net, CPU):

@@ -22,7 +22,7 @@ from nearkin.extraction import extract
 from nearkin.loop import Interrupted
 from nearkin.measure import raw_rows
 from nearkin.pictures import read_pictures
-from nearkin.pixels import Size, read_resized
+from nearkin.pixels import Size, read_images, read_resized
 from nearkin.runtime import row_keys, uniform
 
 pytestmark = pytest.mark.usefixtures("cache", "one_thread")
@@ -143,6 +143,41 @@ def test_sizes_have_files_of_their_own(many, cache: Path):
     assert len(stores(cache)) == 5
     read_pictures(many, SIZE, 18, random_resized_crop, 3)
     assert len(stores(cache)) == 5
+
+
+@pytest.mark.parametrize("read", [read_pictures, read_images])
+@pytest.mark.parametrize("changed", ["pixels._DECODING", "pixels.versions", "pixels.torch"])
+def test_another_way_to_decode_has_a_file_of_its_own(many, cache, monkeypatch, read, changed):
+    def made():
+        read(many, SIZE if read is read_pictures else 16, 16 if read is read_pictures else 3)
+        return len(list(cache.iterdir()))
+
+    assert (made(), made()) == (1, 1)
+    other = {
+        "pixels._DECODING": (changed, 99),
+        "pixels.versions": (changed, lambda *_: ["0.1"]),
+        "pixels.torch": ("pixels.torch.__version__", "0.1"),
+    }
+    name, value = other[changed]
+    monkeypatch.setattr(f"nearkin.{name}", value)
+    assert made() == 2
+
+
+def test_a_picture_that_vanishes_meanwhile_is_named_and_nothing_is_done_twice(
+    many, cache, monkeypatch
+):
+    decoded = []
+
+    def vanishing(source, size):
+        decoded.append(source)
+        many[40].unlink(missing_ok=True)
+        return read_resized(source, size)
+
+    monkeypatch.setattr(pictures, "read_resized", vanishing)
+    with pytest.raises(FileNotFoundError, match=r"there is no image .*40\.jpg"):
+        read_pictures(many, SIZE, 16, workers=1)
+    assert len(decoded) == len(set(decoded))
+    assert list(cache.iterdir()) == []
 
 
 def test_a_changed_picture_is_read_again(many, photo):

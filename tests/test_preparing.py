@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 
 import layouts
 import pytest
 
 from nearkin import preparing
 from nearkin.archives import digest
-from nearkin.preparing import SOURCES, Remote, Source
+from nearkin.preparing import SOURCES, Remote
 
 pytest_plugins = ["commands"]
 
@@ -60,7 +61,7 @@ def birds_online(server, monkeypatch):
     """cub can be downloaded from a server on this machine."""
     archive = layouts.tarred(layouts.cub(server.shelf / "birds"), server.shelf / "birds.tgz")
     remote = Remote(f"{server.url}/birds.tgz", digest(archive, "md5:"), 1)
-    monkeypatch.setitem(preparing.SOURCES, "cub", Source(SOURCES["cub"].read, (remote,)))
+    monkeypatch.setitem(preparing.SOURCES, "cub", replace(SOURCES["cub"], remotes=(remote,)))
     return archive
 
 
@@ -99,10 +100,8 @@ def test_a_download_asks_first(call, bad, birds_online, cache, monkeypatch):
 def test_without_a_network_one_sentence_says_so(bad, cache, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("nearkin.archives.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(preparing.download, "__kwdefaults__", None)
-    monkeypatch.setattr(preparing.download, "__defaults__", (None, 1, lambda seconds: None))
     remote = Remote("http://127.0.0.1:9/a.tgz", "md5:00", 1)
-    monkeypatch.setitem(preparing.SOURCES, "cub", Source(SOURCES["cub"].read, (remote,)))
+    monkeypatch.setitem(preparing.SOURCES, "cub", replace(SOURCES["cub"], remotes=(remote,)))
     says = (
         r"http://127.0.0.1:9/a.tgz cannot be downloaded \(.*refused\); try again later, .*, or get "
         "the file by hand and give it with --archive"
@@ -124,9 +123,16 @@ def test_official_checksums_are_those_of_the_publishers():
         assert remote.checksum == f"md5:{known.zips_md5[file.removesuffix('.zip')]}"
 
 
-@pytest.mark.parametrize("name", ["cars", "sop", "inshop"])
-def test_what_no_program_can_download_is_told_with_its_place(bad, cache, name):
-    says = rf"{name} cannot be downloaded by a program. .* data prepare {name} --archive FILE"
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("cars", "--archive car_ims.tgz --archive cars_annos.mat"),
+        ("sop", "--archive Stanford_Online_Products.zip"),
+        ("inshop", "--archive img.zip --archive list_eval_partition.txt"),
+    ],
+)
+def test_what_no_program_can_download_is_told_with_its_place(bad, cache, name, files):
+    says = rf"{name} cannot be downloaded by a program. .* run: nearkin data prepare {name} {files}"
     error = bad("data", "prepare", name, "--yes", says=says)
     assert str(cache / "data" / name) in error
 
@@ -160,7 +166,8 @@ def test_pictures_and_their_list_may_come_apart(good, tmp_path, cache):
 def test_another_folder_is_named_for_the_recipe(good, tmp_path):
     archive = layouts.zipped(layouts.sop(tmp_path / "x"), tmp_path / "a.zip")
     out = good("data", "prepare", "sop", "--archive", archive, "--to", "mine")
-    assert out.splitlines()[-1] == "name the folder in a recipe: data.sop.path=mine"
+    mine = tmp_path / "mine"
+    assert out.splitlines()[-1] == f"name the folder in a recipe: data.sop.path={mine}"
     out = good("data", "check", "sop", "--path", "mine")
     assert out.splitlines()[0] == "mine (sop)"
 
@@ -183,6 +190,81 @@ def test_an_incomplete_archive_is_noticed(bad, tmp_path):
     archive = layouts.zipped(root, tmp_path / "a.zip")
     says = "2 of the 14 images in images.txt are missing"
     bad("data", "prepare", "cub", "--archive", archive, says=says, notes=True)
+
+
+def test_an_archive_without_its_list_asks_for_all_files_in_one_command(bad, tmp_path, cache):
+    root = layouts.inshop(tmp_path / "clothes")
+    pictures = layouts.zipped(root / "Img", tmp_path / "img.zip")
+    says = (
+        "img.zip cannot be read as inshop: there is no list_eval_partition.txt in what was "
+        "extracted; give all files in one command: nearkin data prepare inshop --archive img.zip "
+        "--archive list_eval_partition.txt$"
+    )
+    bad("data", "prepare", "inshop", "--archive", pictures, says=says, notes=True)
+    assert os.listdir(cache / "data") == []
+
+
+def test_a_set_of_other_counts_is_not_ready(bad, tmp_path, cache):
+    root = layouts.cub(tmp_path / "x", classes=(1, 2, 3, 100, 101, 102))
+    archive = layouts.tarred(root, tmp_path / "a.tgz")
+    says = "not the official cub: test has 4 images of 2 classes instead of 6 of 3; get the file"
+    for _ in range(2):
+        bad("data", "prepare", "cub", "--archive", archive, says=says, notes=True)
+        assert os.listdir(cache / "data") == []
+    shutil.copytree(root, cache / "data" / "cub")
+    bad("data", "prepare", "cub", says="cannot be read as cub .*instead of 6 of 3.* move it away")
+
+
+def test_an_archive_is_not_passed_over_where_the_set_is_there(good, bad, tmp_path, cache):
+    archive = layouts.tarred(layouts.cub(tmp_path / "x"), tmp_path / "a.tgz")
+    good("data", "prepare", "cub", "--archive", archive)
+    says = r"data/cub holds cub already; move it away to use .*a.tgz"
+    bad("data", "prepare", "cub", "--archive", archive, says=says)
+    bad("data", "prepare", "cub", "--archive", "gone.tgz", says="there is no file gone.tgz")
+
+
+def test_the_folder_under_the_shell_is_filled(good, tmp_path, monkeypatch):
+    archive = layouts.zipped(layouts.sop(tmp_path / "x"), tmp_path / "a.zip")
+    (tmp_path / "here").mkdir()
+    good("data", "list")  # the fixture changes the folder on its first use
+    monkeypatch.chdir(tmp_path / "here")
+    good("data", "prepare", "sop", "--archive", archive, "--to", ".")
+    assert os.listdir(".") == ["Stanford_Online_Products"]
+
+
+def test_an_archive_far_beyond_its_set_is_refused(bad, tmp_path, monkeypatch):
+    archive = layouts.zipped(layouts.sop(tmp_path / "x"), tmp_path / "a.zip")
+    monkeypatch.setitem(SOURCES, "sop", replace(SOURCES["sop"], gigabytes=1e-6))
+    says = "a.zip would fill more than 2.79e-06 GB"
+    bad("data", "prepare", "sop", "--archive", archive, says=says, notes=True)
+
+
+@pytest.mark.parametrize("start", [b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\0", b"PK\3\4"])
+def test_damaged_archives_end_in_a_sentence(bad, tmp_path, start):
+    (tmp_path / "a").write_bytes(start + bytes(700))
+    says = "a is no tar or zip archive, or damaged"
+    bad("data", "prepare", "cub", "--archive", tmp_path / "a", says=says, notes=True)
+
+
+def test_ctrl_c_in_a_download_says_where_it_goes_on(call, birds_online, cache, monkeypatch):
+    from nearkin.console import Reporter
+
+    def stop(reporter, what, done, total):
+        assert what == "downloading birds.tgz"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reporter, "megabytes", stop)
+    code, _, err = call("data", "prepare", "cub", "--yes")
+    assert code == 130
+    assert err.splitlines()[-1] == "nearkin: interrupted; the same command goes on at 0 MB"
+
+
+def test_progress_is_told_of_downloads_and_extraction(birds_online, cache):
+    seen = []
+    preparing.prepare("cub", ask=lambda text: True, progress=lambda *told: seen.append(told))
+    size = os.path.getsize(birds_online)
+    last = {what: (done, total) for what, done, total in seen}
+    assert last == {"downloading birds.tgz": (size,) * 2, "extracting birds.tgz": (size,) * 2}
 
 
 def test_a_folder_of_something_else_is_left_alone(bad, cache, tmp_path):

@@ -3,13 +3,17 @@ data set stands in preparing."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import errno
+import gzip
 import hashlib
 import http.client
 import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import time
 import urllib.error
@@ -19,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 Progress = Callable[[int, int], None]
 
@@ -27,11 +31,19 @@ MOST_BYTES = 64 * 2**30
 MOST_ENTRIES = 2_000_000
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
+_TRIES = 3
 _PADDING = 64 * 2**20
+# What a tar says of one entry is a few hundred bytes, and it is read into memory whole.
+_MOST_HEADER = 1 << 20
+# With what the readers answer broken bytes.
 _BROKEN = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
-    *(NotImplementedError, UnicodeDecodeError),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, ValueError, OverflowError, RuntimeError),
 )
+# The name is in the way, not the disk.
+_UNWRITABLE = {
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+}
 # Beside what goes wrong on the way: an answer that says "later".
 _LATER = (408, 429, 500, 502, 503, 504)
 
@@ -52,18 +64,17 @@ def download(
     path: str | Path,
     checksum: str,
     progress: Progress | None = None,
-    tries: int = 3,
-    wait: Callable[[float], None] = time.sleep,
 ) -> Path:
     """Fetch a file whose checksum is known ("md5:..." or "sha256:..."); a broken download goes on.
 
     What has arrived stands in `path`.part until it is whole and its checksum is right; only then it
     gets its name. A file of that name with the right checksum is taken as it is. A connection that
-    breaks is tried again, after 1, 2, 4 ... seconds (`wait`); it is given up after `tries` times
-    without a new byte. `progress(done, total)` is told of bytes; the total is 0 where unknown.
+    breaks is tried again, after 1, 2 ... seconds; it is given up after three times without a new
+    byte. `progress(done, total)` is told of bytes; the total is 0 where unknown.
 
     Raises DownloadError where the file cannot be had, ArchiveError where the checksum is wrong
-    (what arrived is removed then), FileExistsError for another file of that name.
+    (what arrived is removed then), FileExistsError for another file of that name,
+    KeyboardInterrupt that says where the download goes on.
     """
     path = Path(path)
     if not url.startswith(("http://", "https://")):
@@ -74,20 +85,11 @@ def download(
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    failures = 0
-    while True:
-        before = _size(part)
-        try:
-            _fetch(url, part, progress)
-            break
-        except _Interrupted as error:
-            failures = 1 if _size(part) > before else failures + 1
-            if failures >= tries or not error.again:
-                raise DownloadError(
-                    f"{url} cannot be downloaded ({error}); try again later, the download then "
-                    "goes on where it stopped"
-                ) from error
-            wait(2.0 ** (failures - 1))
+    try:
+        _fetch_all(url, part, progress)
+    except KeyboardInterrupt:
+        have = _size(part) // 10**6
+        raise KeyboardInterrupt(f"interrupted; the same command goes on at {have} MB") from None
     seen = digest(part, checksum)
     if seen != checksum:
         part.unlink()
@@ -110,6 +112,22 @@ class _Interrupted(Exception):
         text = getattr(reason, "strerror", None) or str(reason)
         super().__init__(" ".join(str(text).split()) or type(reason).__name__)
         self.again = again
+
+
+def _fetch_all(url: str, part: Path, progress: Progress | None) -> None:
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            return _fetch(url, part, progress)
+        except _Interrupted as error:
+            failures = 1 if _size(part) > before else failures + 1
+            if failures >= _TRIES or not error.again:
+                raise DownloadError(
+                    f"{url} cannot be downloaded ({error}); try again later, the download then "
+                    "goes on where it stopped"
+                ) from error
+            time.sleep(2.0 ** (failures - 1))
 
 
 def _fetch(url: str, part: Path, progress: Progress | None) -> None:
@@ -172,82 +190,100 @@ def _size(path: Path) -> int:
 # ------------------------------------------------------------------ extraction
 
 
-def extract(
-    archive: str | Path,
-    folder: str | Path,
-    most: int = MOST_BYTES,
-    entries: int = MOST_ENTRIES,
-    progress: Progress | None = None,
-) -> Path:
-    """All files of a tar (also gz, bz2, xz) or zip archive in a new folder, which is whole or not
-    there. Raises as `unpack` and `whole_or_not` do."""
-    with whole_or_not(folder) as staged:
-        unpack(archive, staged, most, entries, progress)
-    return Path(folder)
-
-
 @contextlib.contextmanager
 def whole_or_not(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`; it gets that name if all within went well, else it goes.
+    """A temporary folder whose content becomes that of `folder` if all within went well, else it
+    goes.
 
-    Raises FileExistsError where `folder` is there already and not empty.
+    A folder that is there, perhaps a link or a mount point, stays itself and is filled. Raises
+    FileExistsError where it is not empty.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = Path(folder).resolve()
+    there = folder.exists()
+    if there and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; move it away or give another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = folder.with_name(f".{folder.name}.{os.getpid()}")
+    name = f".nearkin.{os.getpid()}"
+    staged = folder / name if there else folder.with_name(f"{name}.{folder.name}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     try:
         yield staged
-        if folder.exists():
-            folder.rmdir()
-        os.replace(staged, folder)
+        if there:
+            _move_up(staged, folder)
+        else:
+            os.replace(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def _move_up(staged: Path, folder: Path) -> None:
+    if any(each != staged for each in folder.iterdir()):
+        raise FileExistsError(f"{folder} was filled by somebody else; give another folder")
+    for each in list(staged.iterdir()):
+        os.replace(each, folder / each.name)
+
+
 def is_archive(path: str | Path) -> bool:
-    """Whether a file is a tar or zip archive, by its content."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    """Whether a file is a tar (also gz, bz2, xz) or zip archive, by its first bytes."""
+    with open(path, "rb") as stream:
+        return _reader(stream) is not None
+
+
+def _reader(stream: IO[bytes]) -> Callable[[IO[bytes]], Iterator[_Entry]] | None:
+    """What reads the entries of an archive that begins so."""
+    first = stream.read(tarfile.BLOCKSIZE)
+    stream.seek(0)
+    if first.startswith((b"PK\3\4", b"PK\5\6")):
+        return _zipped
+    for magic, opened in _COMPRESSED:
+        if first.startswith(magic):
+            return lambda packed: _tarred(opened(packed))
+    try:
+        tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+    return _tarred
+
+
+_COMPRESSED: tuple[tuple[bytes, Callable[[IO[bytes]], Any]], ...] = (
+    (b"\x1f\x8b", lambda packed: gzip.GzipFile(fileobj=packed)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\0", lzma.LZMAFile),
+)
 
 
 def unpack(
-    archive: str | Path,
-    folder: Path,
-    most: int = MOST_BYTES,
-    entries: int = MOST_ENTRIES,
-    progress: Progress | None = None,
+    archive: str | Path, folder: Path, most: int = MOST_BYTES, progress: Progress | None = None
 ) -> None:
     """Write the files of a tar or zip archive below an existing folder without links.
 
     Nothing is written outside of it: names that are absolute or go up are refused, and so are
     links, devices and encrypted files. Rights and owners are not taken over.
 
-    most, entries   bytes and entries that an archive may hold, as it says and as they come out
-    progress        told of (bytes read, size) of the archive
+    most        bytes that an archive may hold, as it says and as they come out; never more than
+                are free
+    progress    told of (bytes read, size) of the archive
 
-    Raises ArchiveError for these, and for a file that is damaged or no archive.
+    Raises ArchiveError for these, for names that cannot be written, for more than MOST_ENTRIES
+    entries, and for a file that is damaged or no archive.
     """
     archive = Path(archive)
-    read = _zipped if zipfile.is_zipfile(archive) else _tarred
-    declared, written = 0, 0
+    size = archive.stat().st_size
+    room = _room(archive, folder, most)
     try:
         with archive.open("rb") as stream:
-            for count, entry in enumerate(read(stream), 1):
-                declared += entry.size
-                if declared > most or count > entries:
-                    raise ArchiveError(_too_much(archive, most, entries))
-                target = folder / _inside(entry, archive)
-                if entry.open is None:
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                written += _copied(entry, target, most - written)
-                if written > most:
-                    raise ArchiveError(_too_much(archive, most, entries))
+            read = _reader(stream)
+            if read is None:
+                raise tarfile.ReadError("its first bytes are those of neither")
+            for entry in room.bounded(read(stream)):
+                room.left -= _written(entry, archive, folder, room)
                 if progress:
-                    progress(stream.tell(), archive.stat().st_size)
+                    progress(stream.tell(), size)
+            if progress:
+                progress(size, size)
+    except ArchiveError:
+        raise
     except (*_BROKEN, OSError) as error:
         # Those of the system have a number; without one they are of a decompressor.
         if isinstance(error, OSError) and error.errno is not None:
@@ -267,9 +303,67 @@ class _Entry:
     odd: str | None = None
 
 
+@dataclass
+class _Room:
+    """How many bytes may still be written, and what is said where that is too little."""
+
+    archive: Path
+    left: int
+    full: str
+
+    def bounded(self, entries: Iterator[_Entry]) -> Iterator[_Entry]:
+        """The entries, as long as they say that there is room for them."""
+        most, declared = self.left, 0
+        for count, entry in enumerate(entries, 1):
+            declared += entry.size
+            if declared > most:
+                raise ArchiveError(self.full)
+            if count > MOST_ENTRIES:
+                raise ArchiveError(
+                    f"{self.archive} holds more than {MOST_ENTRIES} files; if that is meant, "
+                    "extract it yourself"
+                )
+            yield entry
+
+
+def _room(archive: Path, folder: Path, most: int) -> _Room:
+    free = shutil.disk_usage(folder).free
+    if free < most:
+        return _Room(
+            archive,
+            free,
+            f"{archive} needs more than is free on the disk of {folder.parent}, "
+            f"{free / 2**30:.3g} GB; make room, or give another folder",
+        )
+    return _Room(
+        archive,
+        most,
+        f"{archive} would fill more than {most / 2**30:.3g} GB; if that is "
+        "meant, extract it yourself",
+    )
+
+
+class _Sparing:
+    """A stream that hands out `left` bytes and no more, while there is such a bound."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream, self.seek, self.tell = stream, stream.seek, stream.tell
+        self.left: int | None = _MOST_HEADER
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        if self.left is not None:
+            self.left -= size
+            if self.left < 0:
+                raise tarfile.ReadError(f"an entry has a header of more than {_MOST_HEADER} bytes")
+        return self.stream.read(size)
+
+
 def _tarred(stream: IO[bytes]) -> Iterator[_Entry]:
-    with tarfile.open(fileobj=stream, mode="r:*") as archive:
+    sparing = _Sparing(stream)
+    with tarfile.open(fileobj=sparing, mode="r:") as archive:  # type: ignore[call-overload]
         for member in archive:
+            sparing.left = None
             odd = None if member.isreg() or member.isdir() else "a link or a device"
 
             def opened(member: tarfile.TarInfo = member) -> IO[bytes]:
@@ -280,12 +374,13 @@ def _tarred(stream: IO[bytes]) -> Iterator[_Entry]:
 
             size = 0 if member.isdir() else member.size
             yield _Entry(member.name, size, None if member.isdir() else opened, odd)
-            # The list of members seen would grow with the archive.
-            archive.members = []  # type: ignore[attr-defined]
+            # The list of members seen would grow with the archive, and so would what is said of
+            # all.
+            archive.members, archive.pax_headers = [], {}  # type: ignore[attr-defined]
+            sparing.left = _MOST_HEADER
         # Only at its end does a compressed stream check what came before.
-        assert archive.fileobj is not None
         behind = 0
-        while chunk := archive.fileobj.read(_CHUNK):
+        while chunk := stream.read(_CHUNK):
             behind += len(chunk)
             if behind > _PADDING:
                 raise tarfile.ReadError("it goes on behind its end")
@@ -319,24 +414,33 @@ def _inside(entry: _Entry, archive: Path) -> str:
     return entry.name
 
 
-def _copied(entry: _Entry, target: Path, most: int) -> int:
-    """The number of bytes that came out; those beyond `most` are not written."""
-    assert entry.open is not None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with entry.open() as content, target.open("wb") as file:
+def _written(entry: _Entry, archive: Path, folder: Path, room: _Room) -> int:
+    """The number of bytes that came out of an entry."""
+    target = folder / _inside(entry, archive)
+    try:
+        if entry.open is None:
+            target.mkdir(parents=True, exist_ok=True)
+            return 0
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = target.open("wb")
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise ArchiveError(
+            f"{archive} holds {_short(entry.name)}, which cannot be written ({error.strerror}); "
+            "extract it yourself"
+        ) from error
+    with file, entry.open() as content:
+        count = 0
         while chunk := content.read(_CHUNK):
             count += len(chunk)
-            if count > most:
-                return count
+            if count > room.left:
+                raise ArchiveError(room.full)
             file.write(chunk)
     if count != entry.size:
         raise EOFError(f"{entry.name} has {count} bytes instead of {entry.size}")
     return count
 
 
-def _too_much(archive: Path, most: int, entries: int) -> str:
-    return (
-        f"{archive} would fill more than {most / 2**30:.3g} GB or {entries} files; if that is "
-        "meant, extract it yourself"
-    )
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 100 else f"{name[:100]}...")

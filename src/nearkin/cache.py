@@ -4,12 +4,15 @@ What is cached is decided by those who make it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +38,19 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def versions(*packages: str) -> list[str | None]:
+    """Those of installed packages, by the names that pip knows; None for others. Nothing is
+    imported."""
+    return [_version(package) for package in packages]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def cached_arrays(
     name: str, make: Callable[[], Mapping[str, np.ndarray]]
 ) -> Mapping[str, np.ndarray]:
@@ -53,24 +69,57 @@ def cached_arrays(
     return arrays
 
 
+class UnwritableError(OSError):
+    """A file of the cache cannot be written: no room, no right, a disk that is gone."""
+
+
 def keep(path: Path, write: Callable[[IO[bytes]], Any]) -> bool:
-    """Write a cache file whole or not at all; False, after a warning, where that is impossible."""
+    """Write a cache file whole or not at all; False, after a warning, where that is impossible.
+
+    What `write` raises for reasons of its own is raised: a file that it reads may be missing.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with _of_the_cache():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = io.BufferedWriter(_Told(temporary, "wb"))
         try:
-            with temporary.open("wb") as file:
+            with file:
                 write(file)
-            os.replace(temporary, path)
+            with _of_the_cache():
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
+    except UnwritableError as error:
         warn_once(
             f"the cache {path.parent} cannot be written ({error.strerror or error}), so the "
             f"next run does this work again; set NEARKIN_HOME to a folder that can be written"
         )
         return False
     return True
+
+
+@contextlib.contextmanager
+def _of_the_cache() -> Iterator[None]:
+    """Within, an error is one of the cache file."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError(error.errno, error.strerror or str(error)) from error
+
+
+class _Told(io.FileIO):
+    """A file whose errors are told from those of what is written into it."""
+
+    def write(self, data: Any, /) -> int | None:
+        """The bytes that found room."""
+        with _of_the_cache():
+            return super().write(data)
+
+    def close(self) -> None:
+        """Some disks say only now that there was no room."""
+        with _of_the_cache():
+            super().close()
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

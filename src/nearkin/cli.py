@@ -225,7 +225,15 @@ def data_prepare(
     from nearkin import preparing
 
     ask = (lambda text: True) if yes else _confirmed
-    done = preparing.prepare(name, archives=archive or (), to=to, ask=ask, say=_note)
+    with _reporter() as reporter:
+        done = preparing.prepare(
+            name,
+            archives=archive or (),
+            to=to,
+            ask=ask,
+            say=reporter.say,
+            progress=reporter.megabytes,
+        )
     if as_json:
         _print_json(done)
         return

@@ -58,6 +58,11 @@ class Reporter:
         pace = self.pace(done, time.monotonic())
         self._now_and_then(f"embedded {done} of {total} items{pace}")
 
+    def megabytes(self, what: str, done: int, total: int) -> None:
+        """So many bytes of the work `what` are done; the total is 0 where unknown."""
+        of = f" of {total // 10**6}" if total else ""
+        self._now_and_then(f"{what}: {done // 10**6}{of} MB")
+
     def step(self, epochs: int) -> Callable[[State, int], None]:
         """What the loop calls after each step, with its state and the number of batches an
         epoch."""
@@ -105,7 +110,6 @@ class Bar(Reporter):
             TextColumn("{task.fields[note]}", markup=False),
             console=Console(stderr=True),
         )
-        self.progress.start()
         self.task: Any = None
         self.note = ""
 
@@ -120,6 +124,12 @@ class Bar(Reporter):
     def embedded(self, done: int, total: int) -> None:
         """The bar shows items."""
         self._count("embedding", done, total)
+
+    def megabytes(self, what: str, done: int, total: int) -> None:
+        """The bar shows millions of bytes."""
+        self._show(what, done // 10**6, total // 10**6 or None, "MB")
+        if done == total:
+            self._remove()
 
     def step(self, epochs: int) -> Callable[[State, int], None]:
         """The bar shows the steps of all epochs, with the time that is left."""
@@ -145,11 +155,16 @@ class Bar(Reporter):
     def _count(self, what: str, done: int, total: int) -> None:
         self._show(what, done, total, self.pace(done, time.monotonic(), ""))
         if done == total:
-            self.progress.remove_task(self.task)
-            self.task = None
+            self._remove()
 
-    def _show(self, what: str, done: int, total: int, note: str) -> None:
+    def _remove(self) -> None:
+        self.progress.remove_task(self.task)
+        self.task = None
+
+    def _show(self, what: str, done: int, total: int | None, note: str) -> None:
         if self.task is None:
+            # Not before: a bar that runs would swallow a question to the person.
+            self.progress.start()
             self.task = self.progress.add_task(what, total=total, note="")
         self.progress.update(self.task, description=what, completed=done, total=total, note=note)
 

@@ -21,7 +21,6 @@ from nearkin.data.listing import SUFFIXES, exact, read_listing
 from nearkin.data.npz import read_arrays
 from nearkin.run_folder import write_npz
 
-PRECISIONS = ("float32", "bfloat16")
 ARRAYS = ("inputs", "images", "embeddings")
 
 
@@ -57,14 +56,15 @@ def embed(
     written, for an unknown form of `out`, a file that exists (without force), and a source that
     cannot be read.
     """
-    if precision not in (None, *PRECISIONS):
-        known = " or ".join(PRECISIONS)
+    if precision not in (None, *models.PRECISIONS):
+        known = " or ".join(models.PRECISIONS)
         raise ValueError(f"--precision is {known}, not {precision!r}")
     _check_place(out, force)
-    if out.suffix == ".parquet":
+    if out.suffix.lower() == ".parquet":
         _pyarrow()
     model = models.load(run, trust_code=trust_code)
-    model.precision = precision or model.precision
+    if precision is not None:
+        model.precision = precision
     items, left_out = _readable(_items(source))
     if not items.ids:
         first = ": ".join(left_out[0]) if left_out else "it is empty"
@@ -72,14 +72,14 @@ def embed(
     for path, reason in left_out:
         say(f"left out {path}: {reason}")
     z = model.embed(items.inputs, progress=progress)
-    write = _write_npz if out.suffix == ".npz" else _write_parquet
+    write = _write_npz if out.suffix.lower() == ".npz" else _write_parquet
     write(out, z, items)
     return {"file": str(out), "rows": len(z), "dim": z.shape[1], "left_out": len(left_out)}
 
 
 def _check_place(out: Path, force: bool) -> None:
     """Raise where `out` could not be written: long work must not end there."""
-    if out.suffix not in (".npz", ".parquet"):
+    if out.suffix.lower() not in (".npz", ".parquet"):
         raise ValueError(f"--out must end in .npz or .parquet, not {out.name!r}")
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; give a file with --out")
@@ -93,11 +93,12 @@ def _check_place(out: Path, force: bool) -> None:
 
 
 def _items(source: Path) -> Items:
-    if source.suffix == ".npz":
+    suffix = source.suffix.lower()
+    if suffix == ".npz":
         return _of_arrays(source)
-    if source.suffix == ".txt":
+    if suffix == ".txt":
         return _of_list(source)
-    if source.suffix in SUFFIXES:
+    if suffix in SUFFIXES:
         listing = read_listing(source)
         images, ids = listing.images()
         return Items(images, ids, listing.read("label", exact) if "label" in listing else None)

@@ -3,11 +3,10 @@ Which module and which rows, others decide."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearkin import __version__
 from nearkin.cache import cache_folder, fingerprint
 from nearkin.cache import keep as keep_file
-from nearkin.extraction import extract
+from nearkin.extraction import extracted
+from nearkin.identities import contents, identity_of
 from nearkin.inputs import Inputs, take
 from nearkin.pixels import stamp
 from nearkin.runtime import autocast
 
-CHUNK = 2048  # rows whose features are in memory at a time
+CHUNK = 2048  # rows that are in memory at a time while they are told apart
 Progress = Callable[[int, int], None]
 
 
@@ -38,10 +37,11 @@ def kept_features(
     """(N, dim) float32: `module` of the N prepared rows, in evaluation mode, on its own device.
 
     Written batch by batch into a file of the cache folder, which is mapped: neither the rows nor
-    the features need memory. The file is named by the weights and settings of the module, by what
-    tells the items apart (paths, sizes and times of files; the numbers of a tensor) and by the
-    precision; where it is there already nothing is prepared. For items without such a name
-    (pictures in memory) and without a folder to write to, the result is in memory.
+    the features need memory. The file is named by the weights, settings and code of the module (see
+    identities), by what tells the items apart (paths, sizes and times of files; the numbers of a
+    tensor) and by the precision; where it is there already nothing is prepared. For items (pictures
+    in memory) and modules without such a name, and without a folder to write to, the result is in
+    memory.
 
     items      what `prepare` prepares, for the name of the file
     progress   told of (done, N) rows
@@ -50,11 +50,11 @@ def kept_features(
     missing.
     """
     shape = (len(items), dim)
-    named = identity(items)
-    if named is None:
+    named, made_by = identity(items), identity_of(module)
+    if named is None or made_by is None:
         return features(module, dim, prepare(), precision, progress)
     device = str(next((p.device.type for p in module.parameters()), "cpu"))
-    what = fingerprint(identity_of(module), named, dim, precision, device)
+    what = fingerprint(made_by, named, dim, precision, device)
     place = cache_folder() / f"features-{what}.npy"
     held = _mapped(place, shape)
     if held is not None:
@@ -65,8 +65,9 @@ def kept_features(
         """The header of an .npy, then the rows as they come."""
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for part in _made(module, dim, inputs, precision, progress):
-            file.write(part.numpy().tobytes())
+        with contextlib.closing(_made(module, dim, inputs, precision, progress)) as parts:
+            for part in parts:
+                file.write(part.numpy().tobytes())
 
     if keep_file(place, fill) and (held := _mapped(place, shape)) is not None:
         return held
@@ -91,8 +92,8 @@ def features(
 
 def _made(
     module: nn.Module, dim: int, inputs: Inputs, precision: str, progress: Progress | None
-) -> Iterator[Tensor]:
-    """(B, dim) after (B, dim), CHUNK rows at most."""
+) -> Generator[Tensor]:
+    """(B, dim) after (B, dim), in the order of the rows."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
 
     def embed(x: Tensor) -> Tensor:
@@ -100,18 +101,14 @@ def _made(
         with autocast(device, precision):
             return module(x).float()
 
-    for start in range(0, len(inputs), CHUNK):
-        rows = torch.arange(start, min(start + CHUNK, len(inputs)))
-        # A slice is no copy, as a selection of rows would be.
-        view = inputs[start : start + CHUNK] if isinstance(inputs, Tensor) else inputs.select(rows)
-        told = None if progress is None else partial(_tell, progress, start, len(inputs))
-        z = extract(module, embed, view, device, precision, told)
-        _check(z, dim, start)
-        yield z
-
-
-def _tell(progress: Progress, before: int, count: int, done: int, _: int) -> None:
-    progress(before + done, count)
+    done = 0
+    with contextlib.closing(extracted(module, embed, inputs, device, precision)) as parts:
+        for part in parts:
+            _check(part, dim, done)
+            done += len(part)
+            if progress is not None:
+                progress(done, len(inputs))
+            yield part.cpu()
 
 
 def _check(z: Tensor, dim: int, start: int) -> None:
@@ -125,40 +122,12 @@ def _check(z: Tensor, dim: int, start: int) -> None:
         )
 
 
-def identity_of(module: nn.Module) -> str:
-    """A digest of the weights of a module and of every plain setting of its parts, and of the
-    versions that compute with them."""
-    digest = hashlib.sha256(f"{__version__} {torch.__version__}\n{module}".encode())
-    for name, part in module.named_modules():
-        digest.update(f"{name} {type(part).__qualname__} {_settings(part)}".encode())
-    for name, value in module.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _settings(part: nn.Module) -> str:
-    """What may change an output and is neither weight nor part: strides, sizes, means."""
-    skipped = {"training", "call_super_init", "dump_patches"}
-    plain = {k: v for k, v in vars(part).items() if k[0] != "_" and k not in skipped}
-    return repr(sorted((k, repr(v)) for k, v in plain.items() if _is_plain(v)))
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if dataclasses.is_dataclass(value):
-        return True
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
 def identity(items: Inputs | Sequence[Any]) -> list[Any] | None:
     """What tells whether items are still the same; None where nothing does."""
     if isinstance(items, Tensor):
         digest = hashlib.sha256()
         for rows in torch.arange(len(items)).split(CHUNK):
-            digest.update(_bytes(take(items, rows)))
+            digest.update(contents(take(items, rows)))
         return [str(items.dtype), list(items.shape), digest.hexdigest()]
     if not isinstance(items, Sequence):
         return None
@@ -172,11 +141,6 @@ def _identity_of_item(item: Any) -> list[Any] | None:
     path = getattr(item, "path", None)
     # A part of a picture says which part in its text.
     return [*stamp(path), str(item)] if isinstance(path, str) else None
-
-
-def _bytes(value: Tensor) -> bytes:
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _mapped(place: Path, shape: tuple[int, int]) -> Tensor | None:

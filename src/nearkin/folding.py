@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from nearkin.runtime import GlobalBatchNorm
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GlobalBatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONTAINERS = (list, dict, set, deque)
 _SUMS = (operator.add, operator.iadd, torch.add)
 # Name and bounds by which oneDNN knows an activation.
 _Activation = tuple[str, list[float]]
@@ -39,18 +41,19 @@ _ACTIVATIONS: dict[Any, _Activation] = {
 
 
 @contextlib.contextmanager
-def folded(module: nn.Module, device: torch.device) -> Iterator[bool]:
-    """Within: parts of the module run as graphs of folded convolutions; says whether any do.
+def folded(module: nn.Module, device: torch.device) -> Iterator[list[nn.Module]]:
+    """Within: parts of the module run as graphs of folded convolutions; says which.
 
     The module must be in evaluation mode. Its parameters and buffers stay what and where they are;
     the graphs hold their own, channels last, from the weights as they are now. What cannot be
-    traced, or has hooks, runs as before. Under autocast the convolutions compute in its dtype.
+    traced, has hooks, or sets attributes of a module, runs as before; so the graphs keep no state,
+    and several threads may run them. Under autocast the convolutions compute in its dtype.
     """
     graphs = dict(_graphs(module, device))
     try:
         for part, graph in graphs.items():
             part.forward = graph.forward
-        yield bool(graphs)
+        yield list(graphs)
     finally:
         for part in graphs:
             vars(part).pop("forward", None)
@@ -69,10 +72,10 @@ def _graphs(module: nn.Module, device: torch.device) -> Iterator[tuple[nn.Module
 
 
 def _graph(module: nn.Module, device: torch.device) -> fx.GraphModule | None:
-    if "forward" in vars(module) or any(map(_is_watched, module.modules())):
+    if "forward" in vars(module) or any(map(is_watched, module.modules())):
         return None
     try:
-        rewriting = _Rewriting(fx.GraphModule(module, _Tracer().trace(module)))
+        rewriting = _Rewriting(_traced(module))
         changed = rewriting.fold_norms()
         if device.type == "cpu" and torch.backends.mkldnn.is_available():
             changed = rewriting.fuse() or changed
@@ -81,13 +84,67 @@ def _graph(module: nn.Module, device: torch.device) -> fx.GraphModule | None:
         return None
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
+    """Whether others are told when it is called."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    """The graph of a module, which is afterwards as it was. Raises ValueError where its forward
+    sets attributes: the graph would not."""
+    before = [_Attributes(part) for part in module.modules()]
+    try:
+        graph = fx.GraphModule(module, _Tracer().trace(module))
+    finally:
+        changed = [held.put_back() for held in before]
+    if any(changed):
+        raise ValueError(f"{type(module).__name__} keeps something in its forward")
+    return graph
+
+
+class _Attributes:
+    """What stands in a module, also in its lists and dicts."""
+
+    def __init__(self, part: nn.Module):
+        self.held = vars(part)
+        self.before = dict(self.held)
+        self.inside = [(v, copy(v)) for v in self.held.values() if isinstance(v, _CONTAINERS)]
+
+    def put_back(self) -> bool:
+        """Make all as it was; whether it was not."""
+        # The tracer itself names constants so.
+        now = {k: v for k, v in self.held.items() if not k.startswith("_tensor_constant")}
+        known = {k: v for k, v in self.before.items() if not k.startswith("_tensor_constant")}
+        changed = not _same(now, known)
+        self.held.clear()
+        self.held.update(self.before)
+        for container, kept in self.inside:
+            if not _same(container, kept):
+                changed = True
+                container.clear()
+                any_kind: Any = container
+                put = any_kind.extend if hasattr(container, "extend") else any_kind.update
+                put(kept)
+        return changed
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two containers hold the same objects."""
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(k in other and other[k] is v for k, v in one.items())
+    if isinstance(one, set):
+        return one == other
+    return all(a is b for a, b in zip(one, other, strict=True))
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        # A BatchNorm of somebody else may do anything.
+        known = type(m).__module__.partition(".")[0] in ("torch", "nearkin", "timm")
+        norm = known and isinstance(m, _BatchNorm)
+        return norm or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Fused(nn.Module):

@@ -33,10 +33,11 @@ def embed_shares(
 ) -> Tensor:
     """(N, D) embeddings by `extract`, with the rows split over the processes; all of them must ask,
     all get all rows."""
+    count = len(inputs)
     if world() > 1:
-        rows = torch.arange(len(inputs))[share(len(inputs))]
+        rows = torch.arange(count)[share(count)]
         inputs = take(inputs, rows) if isinstance(inputs, Tensor) else inputs.select(rows)
-    return gather_rows(extract(module, embed, inputs, device, precision))
+    return gather_rows(extract(module, embed, inputs, device, precision, count=count))
 
 
 def _batches(count: int) -> tuple[Tensor, ...]:

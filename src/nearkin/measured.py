@@ -58,7 +58,7 @@ def measure(
     """
     path = Path(source)
     closenesses = CLOSENESS if closeness is None else (closeness,)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         if data is not None:
             raise ValueError("--data goes with a run; an .npz file holds its own embeddings")
         if not path.exists():
@@ -262,7 +262,7 @@ def _table(data: str, trust_code: bool) -> Table:
     if path.is_dir():
         return labelled_folder(path)
     for kind, endings in {"npz": (".npz",), "table": (".csv", ".parquet")}.items():
-        if path.suffix in endings:
+        if path.suffix.lower() in endings:
             return build({kind: {"path": data}}, "data", {}, "--data").test
     if len(path.parts) > 1 and ":" not in data:
         raise FileNotFoundError(

@@ -23,6 +23,7 @@ from nearkin.pixels import (
     WORTH_KEEPING,
     Size,
     check_size,
+    decoding,
     read_resized,
     stamp,
     stands_in_a_file,
@@ -126,7 +127,8 @@ def _of_files(
 ) -> Callable[[int], Tensor]:
     stamps = [stamp(path) for path in paths]
     if keep and len(paths) >= WORTH_KEEPING:
-        place = cache_folder() / f"pictures-{fingerprint(stamps, asdict(size))}.bin"
+        what = fingerprint(stamps, asdict(size), decoding())
+        place = cache_folder() / f"pictures-{what}.bin"
         store = _opened(place, len(paths))
         if store is None and keep_file(
             place,

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearkin.boxes import Boxed
-from nearkin.cache import cache_folder, fingerprint
+from nearkin.cache import cache_folder, fingerprint, versions
 from nearkin.cache import keep as keep_file
 
 WORTH_KEEPING = 64  # fewer pictures are decoded faster than a file is worth
 CHUNK = 256  # pictures that may wait for the disk
+_DECODING = 1  # goes up whenever the same file gives other pixels
 _ORIENTATION = 0x0112  # the tag of EXIF; 1 is upright
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -148,7 +149,8 @@ def read_images(
     files = all(map(stands_in_a_file, paths))
     if keep and files and len(paths) >= WORTH_KEEPING:
         stamps = [stamp(path) for path in paths]
-        store = cache_folder() / f"pixels-{fingerprint(stamps, image_size, channels)}.npy"
+        what = fingerprint(stamps, image_size, channels, decoding())
+        store = cache_folder() / f"pixels-{what}.npy"
         pixels = _mapped(store, shape)
         if pixels is None and keep_file(store, lambda file: _write(file, shape, pictures())):
             pixels = _mapped(store, shape)
@@ -244,6 +246,12 @@ def _mapped(store: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def stands_in_a_file(source: Any) -> bool:
     """Whether a source is a path, or a box in the picture of a path."""
     return isinstance(source, (str, os.PathLike, Boxed))
+
+
+def decoding() -> list[Any]:
+    """What tells that the pixels of an unchanged file are still the same: the number of this way to
+    decode, and the versions of Pillow and torch."""
+    return [_DECODING, *versions("pillow"), torch.__version__]
 
 
 def stamp(source: str | os.PathLike[str] | Boxed) -> list[Any]:

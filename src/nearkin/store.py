@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearkin.cache import UnwritableError
+
 # Heights and widths, then these four numbers, stand after the pixels: nothing need be known before
 # the last picture is written.
 _MAGIC, _FORMAT = int.from_bytes(b"nearkin", "little"), 1
@@ -57,7 +59,8 @@ class Store:
 def write(file: IO[bytes], pictures: Iterable[Tensor], count: int, channels: int) -> None:
     """Write `count` pictures (channels, H, W) uint8 as a Store.
 
-    Raises OSError as soon as the first of them tell that the disk has no room for all.
+    Raises UnwritableError (an OSError) as soon as the first of them tell that the disk has no room
+    for all.
     """
     # Written, not mapped: a full disk is then an error, and not the end of the process.
     sizes = []
@@ -80,7 +83,7 @@ def _check_room(file: IO[bytes], count: int) -> None:
     free = shutil.disk_usage(Path(file.name).parent).free + file.tell()
     if needed > 0.95 * free:  # pictures differ in size, and a disk that is full helps nobody
         said = f"{count} pictures need {_size(needed)}, and {_size(free)} are free"
-        raise OSError(errno.ENOSPC, said)
+        raise UnwritableError(errno.ENOSPC, said)
 
 
 def _size(count: float) -> str:

@@ -91,6 +91,24 @@ def test_npz_files_are_checked_too(tmp_path: Path):
     assert "no array labels" in check(tmp_path / "y.npz").problems[0]
 
 
+def test_other_kinds_of_files_are_told_what_is_read(tmp_path: Path):
+    (tmp_path / "y.tsv").write_text("path\tlabel\n")
+    with pytest.raises(ValueError, match=r"y.tsv is of no kind .* ends in .csv, .parquet or .npz"):
+        check(tmp_path / "y.tsv")
+
+
+def test_progress_is_told_of_the_images_of_a_table(tmp_path: Path, photo):
+    for i in range(16):
+        photo(tmp_path / f"{i}.png", i)
+    rows = [f"{i}.png,c{i % 8}" for i in range(16)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    seen = []
+    assert check(tmp_path / "t.csv", lambda *told: seen.append(told)).ok
+    assert seen == [(16, 16)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows, "gone.png,c0"]))
+    assert "there is no file" in check(tmp_path / "t.csv").problems[0]
+
+
 def test_tables_are_checked_with_their_boxes(tmp_path: Path, photo):
     for i in range(8):
         photo(tmp_path / f"{i}.png", i)

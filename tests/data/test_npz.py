@@ -146,6 +146,11 @@ def test_a_damaged_file_is_refused(write):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         npz(path)
+    content[400] ^= 255
+    content[content.index(b"PK\x01\x02") + 10] = 99  # how the first array is compressed
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged .*compression method"):
+        npz(path)
 
 
 def test_what_stands_above_the_classes_orders_the_blocks(write):

@@ -315,6 +315,10 @@ def test_nothing_half_written_is_left_behind(view, tmp_path, monkeypatch):
         write_report([view], target)
     with pytest.raises(ValueError, match="at least one run"):
         write_report([], tmp_path / "report.html")
+    with pytest.raises(
+        IsADirectoryError, match=r"is a folder; give a file, such as .*report\.html"
+    ):
+        write_report([view], tmp_path)
     target.parent.mkdir()
     target.write_text("the old one")
 

@@ -24,6 +24,21 @@ def test_no_paper_is_nothing_to_tell(recipe):
     assert read_paper(recipe) == (None, [])
 
 
+@pytest.mark.parametrize("data", ["cub", {"cub": {}}, {"cub": {"validation": 0.2}}])
+def test_figures_stand_where_the_recipe_is_of_the_same_set(data):
+    paper, notes = read_paper({"paper": {**TOLD, "data": "cub"}, "data": data})
+    assert notes == []
+    assert paper.block["cosine"] == TOLD["cosine"]
+
+
+@pytest.mark.parametrize("data", [{"folder": {"path": "cub"}}, "cars", None, {}])
+def test_figures_of_another_set_are_left_out_with_a_note(data):
+    paper, (note,) = read_paper({"paper": {**TOLD, "data": "cub"}, "data": data})
+    assert paper is None
+    assert note.startswith("the recipe's `paper` tells figures of cub, and this run is of ")
+    assert read_paper({"paper": TOLD, "data": data})[0] is not None
+
+
 @pytest.mark.parametrize("value", [69.2, -0.1, "0.692", True, None, float("nan"), [0.5], {}])
 def test_what_is_no_share_is_left_out_with_a_note(value):
     told = {"cosine": {"recall@1": value, "recall@2": 0.5}}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -106,6 +107,20 @@ def test_an_unreadable_file_is_named(run_folder, name, text, said):
     (run_folder / name).write_text(text)
     with pytest.raises(ValueError, match=said):
         read_run(run_folder)
+
+
+def test_whatever_is_cut_off_or_flipped_in_the_embeddings_is_said_or_harmless(run_folder):
+    path = run_folder / "embeddings.npz"
+    content, random = path.read_bytes(), Random(0)
+    said = 0
+    for turn in range(60):
+        at = random.randrange(len(content))
+        path.write_bytes(content[:at] if turn % 2 else content[:at] + b"#" + content[at + 1 :])
+        try:
+            read_run(run_folder)
+        except ValueError:
+            said += 1
+    assert said > 40
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "embeddings.npz"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import os
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +20,7 @@ from nearkin.boxes import Boxed
 from nearkin.data.base import Splits, Table
 from nearkin.data.folder import folder
 from nearkin.data.images import ImageFile, Progress, find_classes, find_faults
-from nearkin.data.listing import SUFFIXES
+from nearkin.data.listing import SUFFIXES, read_listing
 from nearkin.data.npz import npz
 from nearkin.data.table import table
 from nearkin.inputs import Taken
@@ -105,7 +107,8 @@ def check(path: str | Path, progress: Progress | None = None) -> CheckReport:
     """Look through a folder of images, a table of images (.csv, .parquet) or a .npz file, as the
     sets `folder`, `table` and `npz` would read them.
 
-    Raises FileNotFoundError where there is nothing at `path`; whatever else is wrong stands in the
+    Raises FileNotFoundError where there is nothing at `path`, and ValueError for a file of another
+    kind; whatever else is wrong stands in the
     report. `progress(done, total)` is told of images that are decoded.
     """
     path = Path(path)
@@ -117,7 +120,13 @@ def check(path: str | Path, progress: Progress | None = None) -> CheckReport:
     if path.is_dir():
         return _check_folder(path, progress)
     if path.suffix.lower() in SUFFIXES:
+        _find_faults_of_table(path, progress)
         return _report(str(path), "table", _made(lambda: table(path)), progress)
+    if path.suffix.lower() != ".npz" and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is of no kind that is read; give a folder of images, or a file that ends in "
+            f"{', '.join(SUFFIXES)} or .npz"
+        )
     return _report(str(path), "npz", _made(lambda: npz(path)), progress)
 
 
@@ -155,6 +164,13 @@ def _check_folder(path: Path, progress: Progress | None) -> CheckReport:
         unreadable=tuple(pair for pair in report.unreadable if pair[0] not in passed),
         notes=(*(f"{where} {why}" for where, why in passed.items()), *report.notes),
     )
+
+
+def _find_faults_of_table(path: Path, progress: Progress | None) -> None:
+    """Decode the images before `table` does, which tells nobody how far it is."""
+    with contextlib.suppress(ValueError, OSError, ImportError):  # what `table` will say itself
+        files = dict.fromkeys(read_listing(path).files())
+        find_faults(path, [ImageFile(file, file, "", None) for file in files], progress)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ whether they are as many as published. What each set holds stands in its own fil
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from nearkin.cache import cache_folder
-from nearkin.core import warn_once
 from nearkin.data.base import Table
 from nearkin.data.splits import natural
 
@@ -131,10 +131,15 @@ def refuse_missing(name: str, root: Path, files: Sequence[str], listing: str) ->
         )
 
 
+class OtherCounts(UserWarning):
+    """A set has other numbers of images or classes than the published one."""
+
+
 def note_counts(
     name: str, seen: Mapping[str, Table], official: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Warn where the parts have other numbers of (images, classes) than the published set."""
+    """Warn (OtherCounts) where the parts have other numbers of (images, classes) than the published
+    set."""
     other = [
         f"{part} has {len(seen[part])} images of {seen[part].classes} classes instead of {rows} of "
         f"{classes}"
@@ -142,7 +147,9 @@ def note_counts(
         if (len(seen[part]), seen[part].classes) != (rows, classes)
     ]
     if other:
-        warn_once(
+        warnings.warn(
             f"this is not the official {name}: {', '.join(other)}; figures cannot be compared with "
-            "published ones"
+            "published ones",
+            OtherCounts,
+            stacklevel=3,
         )

@@ -50,11 +50,13 @@ def write_report(views: list[RunView], path: str | os.PathLike[str]) -> Path:
 
     The page stays under 10 MB: where it would not, it is written with smaller pictures or without
     them, and says so. Raises ValueError without a run, FileNotFoundError where the folder of `path`
-    does not exist.
+    does not exist, IsADirectoryError where it is a folder itself.
     """
     path = Path(path)
     if not views:
         raise ValueError("a report needs at least one run; none was given")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file, such as {path / 'report.html'}")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"there is no folder {path.parent} to write {path.name} to; make it first"

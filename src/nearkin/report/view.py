@@ -190,9 +190,10 @@ def _arrays(folder: Path) -> dict[str, Any]:
             f"the run in {folder} has no embeddings.npz; a finished run has one, so train it again"
         )
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy leaves a broken file open that it opened itself.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # Readers answer broken bytes with whatever went wrong inside.
         raise ValueError(f"{path} cannot be read ({error}); train the run again") from None
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
