@@ -48,6 +48,7 @@ class Model:
 
     @precision.setter
     def precision(self, precision: Literal["float32", "bfloat16"]) -> None:
+        """Also of every frozen trunk inside."""
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {' or '.join(PRECISIONS)}, not {precision!r}")
         self._precision = precision
