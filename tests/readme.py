@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,18 +55,38 @@ def commands(language: str, code: str) -> list[list[str]]:
     return []
 
 
-def run(page: Path) -> None:
-    """Run all blocks of a page in order; the first failure ends it."""
+def run(page: Path) -> bool:
+    """Run all blocks of a page in order; the first failure ends it and is False."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # Pages run beside one another: one thread each.
+    inside = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         photos(Path(folder) / "photos")
         for language, code in blocks(page.read_text(encoding="utf-8")):
             for command in commands(language, code):
-                print(f"{page.name} $", command[-1], flush=True)
-                subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PATH": path})
+                done = subprocess.run(
+                    command,
+                    cwd=folder,
+                    env=inside,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    check=False,
+                )
+                print(f"{page.name} $ {command[-1]}\n{done.stdout}", flush=True)
+                if done.returncode:
+                    print(f"{page.name}: exit {done.returncode}", flush=True)
+                    return False
+    return True
+
+
+def main() -> None:
+    """Run the pages named, or all; exits 1 where one failed."""
+    pages = [Path(name) for name in sys.argv[1:]]
+    pages = pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sys.exit(not all(list(pool.map(run, pages))))
 
 
 if __name__ == "__main__":
-    pages = [Path(name) for name in sys.argv[1:]]
-    for each in pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        run(each)
+    main()
