@@ -285,8 +285,9 @@ def unpack(
     except ArchiveError:
         raise
     except (*_BROKEN, OSError) as error:
-        # Those of the system have a number; without one they are of a decompressor.
-        if isinstance(error, OSError) and error.errno is not None:
+        # Those of the system have a number; without one they are of a decompressor, and EINVAL is
+        # a place before the file's beginning that a damaged directory names.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ArchiveError(
             f"{archive} is no tar or zip archive, or damaged ({error}); get it anew"
