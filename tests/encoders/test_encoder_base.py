@@ -9,7 +9,7 @@ from torch import nn
 from nearkin.catalog import RecipeError
 from nearkin.config import build
 from nearkin.crops import random_resized_crop
-from nearkin.encoders.base import Encoder, Given, ImageEncoder, device_of, feature_norm, scaled
+from nearkin.encoders.base import Encoder, Given, ImageEncoder, feature_norm, scaled
 from nearkin.pictures import Pictures
 from nearkin.pixels import Size, read_resized
 
@@ -179,9 +179,3 @@ def test_given_checks_what_the_module_gives(module, said):
 def test_the_feature_norm_has_no_scale_and_can_be_left_out():
     assert list(feature_norm(4, True).parameters()) == []
     assert isinstance(feature_norm(4, False), nn.Identity)
-
-
-def test_device_of_parameters_buffers_or_nothing():
-    assert device_of(nn.Linear(2, 2, device="meta")).type == "meta"
-    assert device_of(nn.BatchNorm1d(2, affine=False, device="meta")).type == "meta"
-    assert device_of(nn.ReLU()).type == "cpu"

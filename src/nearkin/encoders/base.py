@@ -256,10 +256,3 @@ def scaled(pictures: Tensor) -> Tensor:
 def feature_norm(dim: int, wanted: bool) -> nn.Module:
     """BatchNorm without scale and bias on the features (Boudiaf et al. 2020, code), or nothing."""
     return nn.BatchNorm1d(dim, affine=False) if wanted else nn.Identity()
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters (or buffers) live."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
