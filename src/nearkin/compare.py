@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from nearkin.closed import unit_rows
 from nearkin.core import Batch, Comparison, at_least_float32, warn_once
 
 Closeness = Literal["cosine", "euclidean", "inner"]
@@ -19,20 +20,13 @@ LONGEST = 1e15  # squares of longer rows leave float32 in a sum, and inf - inf i
 def unit(x: Tensor) -> Tensor:
     """(N, D) rows of length 1, float32 or wider; a zero row stays zero with gradient 0 (warned of
     once)."""
-    x = at_least_float32(x)
-    largest = x.detach().abs().amax(1, keepdim=True)
-    # The gradient grows as 1/length: under about 1e-34 in float32 it is infinite.
-    empty = largest < 1e4 * torch.finfo(x.dtype).tiny
-    if bool(empty.any()):
+    rows, empty = unit_rows(at_least_float32(x))
+    if empty is not None and bool(empty.any()):
         warn_once(
             "an embedding row is all zeros: it has no direction, gets similarity 0 and learns "
             "nothing; look for dead units or empty inputs"
         )
-    # Rows of 1e-30 or 1e30 would under- or overflow in the sum of squares; the direction does not
-    # see the scale.
-    scaled = x / torch.where(empty, 1.0, largest)
-    length = torch.where(empty, 1.0, torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
-    return torch.where(empty, 0.0, scaled / length)
+    return rows
 
 
 def bounded(x: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""The nouns: Batch, Comparison, Terms, Turn, Loss. Imports nothing but torch; every other file may
-import this one."""
+"""The nouns: Batch, Comparison, Terms, Turn, Loss. Every other file may import this one."""
 
 from __future__ import annotations
 
@@ -11,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from nearkin.closed import Positives, distances, gram, picked, positives_of
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
 
@@ -171,24 +172,38 @@ class Comparison:
     def distance(self) -> Tensor:
         """(A, R) euclidean distance, of unit rows under cosine. Raises where closeness is no
         distance."""
+        return self.distance_of(self.similarity)
+
+    def distance_of(self, similarity: Tensor) -> Tensor:
+        """Any shape: the distance that belongs to a similarity here. Raises where closeness is no
+        distance."""
         if self.closeness not in ("cosine", "euclidean"):
             raise ValueError(
                 f"a comparison by {self.closeness!r} has no distance; compare by 'cosine' or "
                 "'euclidean'"
             )
-        squared = 2 - 2 * self.similarity
-        # The root has an infinite slope at 0; identical rows must get gradient 0, not NaN.
-        return squared.clamp_min(torch.finfo(squared.dtype).tiny ** 0.5).sqrt()
+        return distances(similarity)
 
     @cached_property
     def same(self) -> Tensor:
         """(A, R) bool: the pair shares a label, is allowed and is not an item with itself."""
-        return self._equal & self._compared
+        return self._compared(self._equal.clone())
 
     @cached_property
     def different(self) -> Tensor:
         """(A, R) bool: the pair shares no label and is allowed."""
-        return ~self._equal & self._compared
+        return self._compared(~self._equal)
+
+    @cached_property
+    def compared(self) -> Tensor:
+        """(A, R) bool: the pair is allowed and is not an item with itself: same or different."""
+        everyone = torch.ones(self.shape, dtype=torch.bool, device=self.anchor_label.device)
+        return self._compared(everyone)
+
+    @cached_property
+    def positives(self) -> Positives:
+        """The columns of `same`, side by side: few where classes are many."""
+        return positives_of(self.same)
 
     @cached_property
     def _equal(self) -> Tensor:
@@ -200,16 +215,14 @@ class Comparison:
             return torch.einsum("al,arl->ar", anchor.float(), reference.float()) > 0
         return anchor.float() @ reference.float().T > 0
 
-    @cached_property
-    def _compared(self) -> Tensor:
+    def _compared(self, mask: Tensor) -> Tensor:
+        """`mask` (A, R), changed in place, without what is not compared."""
         if self.allowed is not None:
-            compared = self.allowed
-        else:
-            compared = torch.ones(self.shape, dtype=torch.bool, device=self.anchor_label.device)
-        if self.oneself is None:
-            return compared
-        columns = torch.arange(self.shape[1], device=compared.device)
-        return compared & (columns[None] != self.oneself[:, None])
+            mask &= self.allowed
+        if self.oneself is not None:
+            itself = self.oneself.clamp_min(0)[:, None]
+            mask.scatter_(1, itself, mask.gather(1, itself) & (self.oneself < 0)[:, None])
+        return mask
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """(P,), (P,): anchors and columns of the positive pairs, in row order."""
@@ -230,7 +243,7 @@ class Comparison:
             self,
             anchor_label=self.anchor_label[rows],
             reference_label=self.reference_label[columns],
-            given=self.similarity[rows[:, None], columns],
+            given=picked(self.similarity, rows, columns),
             anchors=None,
             references=None,
             bias=None,
@@ -255,13 +268,16 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tensor | None) -> Tensor:
+    itself = anchors is references
     if closeness == "euclidean":
         # Distances do not see a common shift; without it the expansion below cancels
         # catastrophically.
         middle = references.detach().mean(0)
-        a, r = anchors - middle, references - middle
-        return 1 - (a.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * (a @ r.T)) / 2
-    inner = anchors @ references.T
+        a = anchors - middle
+        r = a if itself else references - middle
+        inner = gram(a) if itself else a @ r.T
+        return 1 - (a.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * inner) / 2
+    inner = gram(anchors) if itself else anchors @ references.T
     return inner if bias is None else inner + bias
 
 

@@ -4,8 +4,11 @@ blocks."""
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from nearkin.closed import Positives
 
 BLOCK = 8192  # classes at a time: (128, 8192) float32 logits are 4 MiB and stay in cache
 
@@ -43,6 +46,20 @@ def log1p_sum_exp(x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
     shape = list(x.shape)
     shape[dim] = 1
     return torch.cat([hidden, x.new_zeros(shape)], dim).logsumexp(dim)
+
+
+def logsumexp_over(positives: Positives, x: Tensor) -> Tensor:
+    """(A,): log Σ exp x over the positives of each anchor, x (A, P); -inf, with gradient 0, where
+    there are none."""
+    if positives.valid is None and x.shape[1]:
+        return x.logsumexp(1)
+    valid = torch.zeros_like(x, dtype=torch.bool) if positives.valid is None else positives.valid
+    return logsumexp(x, valid)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), exact in float64: torch's own turns into x at 20, where 2e-9 is missing."""
+    return F.softplus(x, threshold=40)
 
 
 def blocked_logsumexp(

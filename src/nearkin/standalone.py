@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -218,7 +219,7 @@ class Criterion(nn.Module):
             anchors=compare.as_compared(z),
             references=compare.as_compared(references),
         )
-        if not bool(c.same.any()):
+        if not c.positives.columns.numel():
             warn_once("no row shares its label with a reference, so nothing gathers a class")
         mined = c if self.compared.mining is None else self.compared.mining(c)
         return _checked_terms(self.compared.loss(mined), self.compared.loss)
@@ -234,8 +235,9 @@ def _check_embeddings(z: Any, what: str) -> None:
     if not isinstance(z, Tensor) or z.ndim != 2 or not z.is_floating_point():
         seen = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(f"{what} must be a floating tensor (N, D), not {seen}")
-    finite = torch.isfinite(z.detach())
-    if not bool(finite.all()):
+    # NaN passes through both ends: one pass over the rows, and no mask where all is well.
+    if z.numel() and not all(map(math.isfinite, map(float, z.detach().aminmax()))):
+        finite = torch.isfinite(z.detach())
         row = int((~finite).any(1).nonzero()[0, 0])
         raise ValueError(
             f"{what} hold NaN or infinity (first in row {row}); look at the step before: learning "
@@ -284,7 +286,7 @@ def _checked_terms(terms: Any, loss: Any) -> Terms:
             f"{_name_of(loss)} returned terms of shape {tuple(total.shape)}; each part of Terms is "
             "a 0-dim tensor: take the mean"
         )
-    if not bool(total.isfinite()):
+    if not math.isfinite(float(total)):
         raise ValueError(
             f"{_name_of(loss)} is {float(total)} though the embeddings are finite; look at its "
             "settings"

@@ -4,10 +4,11 @@ classes."""
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
+from nearkin.closed import distance_slope, in_blocks, split, split_log_sum_exp
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import log1p_sum_exp, logsumexp, mean, positive, ratio
+from nearkin.reduce import logsumexp_over, mean, positive, ratio, softplus
 
 
 @home("in_batch", "cosine")
@@ -18,12 +19,22 @@ def contrastive(c: Comparison, *, margin: float = 1.0) -> Terms:
 
     Sums over ordered pairs, divided by the number of anchors. Memory O(A·R).
     """
-    anchors = max(c.shape[0], 1)
-    near = F.relu(margin - c.distance).square()
+    positives, anchors = c.positives, max(c.shape[0], 1)
+
+    def near(s: Tensor) -> tuple[Tensor, Tensor]:
+        total, slope = s.new_zeros(()), torch.empty_like(s)
+        for part in in_blocks(s.shape):
+            d = c.distance_of(s[part])
+            gap = (margin - d).clamp_min_(0).mul_(c.different[part])
+            total += gap.square().sum()
+            torch.mul(gap, distance_slope(d).mul_(-2), out=slope[part])
+        return total, slope
+
+    own, repelled = split(c.similarity, positives, near)
     return Terms(
         # d² without the root: its gradient is exact at distance 0.
-        tightness=torch.where(c.same, 2 - 2 * c.similarity, 0.0).sum() / anchors,
-        contrast=torch.where(c.different, near, 0.0).sum() / anchors,
+        tightness=positives.fill(2 - 2 * own, 0.0).sum() / anchors,
+        contrast=repelled / anchors,
     )
 
 
@@ -39,51 +50,53 @@ def multi_similarity(
     An anchor without a side contributes 0 there and counts in the mean. Memory O(A·R).
     """
     positive(alpha=alpha, beta=beta)
-    s = c.similarity - base
-    anchors = max(c.shape[0], 1)
+    positives, anchors = c.positives, max(c.shape[0], 1)
+    own, push = split_log_sum_exp(c.similarity, positives, c.different, beta)
+    pull = logsumexp_over(positives, -alpha * (own - base))
     return Terms(
-        tightness=log1p_sum_exp(-alpha * s, c.same).sum() / (alpha * anchors),
-        contrast=log1p_sum_exp(beta * s, c.different).sum() / (beta * anchors),
+        tightness=softplus(pull).sum() / (alpha * anchors),
+        contrast=softplus(push - beta * base).sum() / (beta * anchors),
     )
 
 
 @home("in_batch", "cosine")
-def infonce(c: Comparison, *, temperature: float = 0.1) -> Terms:
+def infonce(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     """InfoNCE, each positive against the different ones (van den Oord et al. 2018; NT-Xent).
 
     With s' = s / temperature, over positive pairs (i, j):
     tightness = -mean s'_ij          contrast = mean log(e^{s'_ij} + Σ_{k different} e^{s'_ik})
 
-    Other positives of the anchor stay out of the sum. Memory O(A·R).
+    Other positives of the anchor stay out of the sum. The temperature may be learned.
+    Memory O(A·R).
     """
     positive(temperature=temperature)
-    logits = c.similarity / temperature
-    others = logsumexp(logits, c.different)
-    return Terms(
-        tightness=-mean(logits, c.same),
-        contrast=mean(torch.logaddexp(logits, others[:, None]), c.same),
-    )
+    positives = c.positives
+    own, others = split_log_sum_exp(c.similarity, positives, c.different, 1 / temperature)
+    own = positives.fill(own / temperature, 0.0)
+    everyone = positives.fill(torch.logaddexp(own, others[:, None]), 0.0)
+    pairs = positives.count.sum()
+    return Terms(tightness=-ratio(own.sum(), pairs), contrast=ratio(everyone.sum(), pairs))
 
 
 @home("in_batch", "cosine")
-def supcon(c: Comparison, *, temperature: float = 0.1) -> Terms:
+def supcon(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     """Supervised contrastive loss, the log inside the positive mean (Khosla et al. 2020, L_out).
 
     With s' = s / temperature, over anchors that have a positive:
     tightness = -mean_i mean_{same} s'          contrast = mean_i log Σ_{same or different} e^{s'}
 
-    No factor temperature / 0.07. Memory O(A·R).
+    No factor temperature / 0.07. The temperature may be learned. Memory O(A·R).
     """
     positive(temperature=temperature)
-    logits = c.similarity / temperature
-    scored = c.same.any(1)
-    own = ratio(torch.where(c.same, logits, 0.0).sum(1), c.same.sum(1))
-    everyone = logsumexp(logits, c.same | c.different)
+    positives = c.positives
+    own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
+    own = ratio(positives.fill(own / temperature, 0.0).sum(1), positives.count)
+    scored = positives.count > 0
     return Terms(tightness=-mean(own, scored), contrast=mean(everyone, scored))
 
 
 @home("in_batch", "cosine")
-def snca(c: Comparison, *, temperature: float = 0.05) -> Terms:
+def snca(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     """Scalable neighborhood component analysis, the log outside the positive sum (Wu et al. 2018;
     in two parts as in Boudiaf et al. 2020, table 2).
 
@@ -92,12 +105,12 @@ def snca(c: Comparison, *, temperature: float = 0.05) -> Terms:
     e^{s'}
 
     No sum counts the anchor itself, as the table's tightness would: the total is -log of a
-    probability. Wu et al. compare with a memory of all training rows. Memory O(A·R).
+    probability. Wu et al. compare with a memory of all training rows. The temperature may be
+    learned. Memory O(A·R).
     """
     positive(temperature=temperature)
-    logits = c.similarity / temperature
-    scored = c.same.any(1)
-    return Terms(
-        tightness=-mean(logsumexp(logits, c.same), scored),
-        contrast=mean(logsumexp(logits, c.same | c.different), scored),
-    )
+    positives = c.positives
+    own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
+    scored = positives.count > 0
+    own = logsumexp_over(positives, own / temperature)
+    return Terms(tightness=-mean(own, scored), contrast=mean(everyone, scored))

@@ -52,7 +52,7 @@ class Compared(Objective):
     def forward(self, z: Tensor, batch: Batch) -> Terms:
         """Score the batch."""
         c = self.comparison(z, batch)
-        if c.columns_are == "rows" and not bool(c.same.any()):
+        if c.columns_are == "rows" and not c.positives.columns.numel():
             warn_once(
                 "a batch holds no positive pair, so nothing gathers a class; use the balanced "
                 "sampler, larger batches or a memory"

@@ -1,0 +1,199 @@
+"""Closed forms: values whose gradient is written down instead of recorded. They keep a loss within
+a few passes over its similarities and a few matrices of memory. Imports torch only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
+
+# (A, R) similarities -> a value, 0-dim or (A,), and (A, R) its slope: row i of the slope is the
+# derivative of entry i of the value, or of the one value. Called without gradients.
+Rest = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Positives(NamedTuple):
+    """The few columns of each anchor that are its positives, side by side.
+
+    columns  (A, P) int64, P the most positives of an anchor; places that a row does not fill are 0
+    valid    (A, P) bool; None where every row fills all its places
+    count    (A,) int64: how many each anchor has
+    """
+
+    columns: Tensor
+    valid: Tensor | None
+    count: Tensor
+
+    def fill(self, values: Tensor, by: float) -> Tensor:
+        """(A, P) values, with `by` in the places that a row does not fill."""
+        return values if self.valid is None else torch.where(self.valid, values, by)
+
+
+def positives_of(same: Tensor) -> Positives:
+    """The positives of a comparison by their mask (A, R); memory O(A·P)."""
+    rows, columns = same.nonzero(as_tuple=True)
+    count = torch.bincount(rows, minlength=len(same))
+    most = int(count.max()) if len(same) else 0
+    if len(columns) == len(same) * most:
+        return Positives(columns.view(len(same), most), None, count)
+    start = count.cumsum(0) - count
+    place = torch.arange(len(rows), device=rows.device) - start[rows]
+    filled = columns.new_zeros(len(same), most)
+    filled[rows, place] = columns
+    valid = torch.arange(most, device=rows.device) < count[:, None]
+    return Positives(filled, valid, count)
+
+
+def split(similarity: Tensor, positives: Positives, rest: Rest) -> tuple[Tensor, Tensor]:
+    """(A, P) the positives' similarities, and the value of `rest` over all of them.
+
+    One (A, R) matrix, the slope, is kept for the gradient, which is found in one pass.
+    """
+    own, value = _Split.apply(similarity, positives.columns, rest)  # type: ignore[misc]
+    return own, value
+
+
+def known(similarity: Tensor, rest: Rest) -> Tensor:
+    """The value of `rest`, its gradient the slope that `rest` gives with it."""
+    return _Split.apply(similarity, None, rest)[1]  # type: ignore[index]
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, similarity: Tensor, columns: Tensor | None, rest: Rest
+    ) -> tuple[Tensor, Tensor]:
+        value, slope = rest(similarity)
+        ctx.save_for_backward(columns, slope)
+        if columns is None:
+            return similarity.new_zeros(()), value
+        return similarity.gather(1, columns), value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, to_own: Tensor, to_value: Tensor) -> tuple[Tensor | None, ...]:
+        columns, slope = ctx.saved_tensors  # type: ignore[attr-defined]
+        slope = slope * (to_value[:, None] if to_value.ndim else to_value)
+        if columns is not None:
+            slope.scatter_add_(1, columns, to_own)
+        return slope, None, None
+
+
+def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows that stay in cache while several passes go over them."""
+    rows = max(IN_CACHE // max(math.prod(shape[1:]), 1), 1)
+    for start in range(0, shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def split_log_sum_exp(
+    similarity: Tensor, positives: Positives, mask: Tensor, scale: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(A, P) the positives' similarities, and (A,) log Σ_mask exp(scale·s): -inf where the mask of
+    a row is empty. A scale that is a tensor gets its gradient."""
+    if isinstance(scale, Tensor):
+        own, everyone = split(scale * similarity, positives, log_sum_exp(mask))
+        return own / scale, everyone
+    return split(similarity, positives, log_sum_exp(mask, scale))
+
+
+def log_sum_exp(mask: Tensor, scale: float = 1.0) -> Rest:
+    """(A,): log Σ_mask exp(scale·s), -inf with slope 0 where the mask (A, R) of a row is empty."""
+
+    def rest(s: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = s.new_empty(len(s)), torch.empty_like(s)
+        nothing = s.new_full((), -torch.inf)
+        for part in in_blocks(s.shape):
+            e = torch.where(mask[part], s[part], nothing, out=slope[part])
+            top = e.amax(1, keepdim=True).clamp_min_(torch.finfo(s.dtype).min) if e.numel() else 0
+            e.sub_(top).mul_(scale).exp_()
+            total = e.sum(1, keepdim=True)
+            value[part] = (total.log() + scale * top)[:, 0]
+            e.mul_(scale / total.clamp_min(1))  # a sum that is not empty holds e⁰
+        return value, slope
+
+    return rest
+
+
+def distances(similarity: Tensor) -> Tensor:
+    """Any shape: √(2 - 2s), at least about 3e-10 in float32, so that nothing divides by 0."""
+    squared = 2 - 2 * similarity
+    # The root has an infinite slope at 0; identical rows must get gradient 0, not NaN.
+    return squared.clamp_min(torch.finfo(squared.dtype).tiny ** 0.5).sqrt()
+
+
+def distance_slope(distance: Tensor) -> Tensor:
+    """∂d/∂s = -1/d; 0 for identical rows."""
+    least = torch.finfo(distance.dtype).tiny ** 0.25
+    return torch.where(distance > least * 1.001, -1 / distance, 0.0)
+
+
+class _Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows @ rows.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
+        return slope.T.contiguous().add_(slope) @ rows
+
+
+def gram(rows: Tensor) -> Tensor:
+    """(N, N) rows·rowsᵀ; two matrix products in all, where autograd takes three."""
+    return _Square.apply(rows)  # type: ignore[return-value]
+
+
+def picked(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(P, K) entries `columns` (P, K) of the rows `rows` (P,)."""
+    # One flat gather: the gradient of indexing by two tensors is slower by an order of magnitude.
+    place = rows[:, None] * similarity.shape[1] + columns
+    return similarity.reshape(-1).gather(0, place.reshape(-1)).view(columns.shape)
+
+
+def unit_rows(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(N, D) rows of length 1. Rows too short to have a direction become 0, with gradient 0; the
+    second value says which they are (N, 1), and is None where all is well."""
+    directions, length, empty = _directions(x.detach())
+    return _Unit.apply(x, directions, length), empty  # type: ignore[return-value]
+
+
+def _directions(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    limits = torch.finfo(x.dtype)
+    shortest, longest = map(float, length.aminmax()) if len(x) else (1.0, 1.0)
+    if limits.tiny**0.5 / limits.eps < shortest <= longest < limits.max**0.5 / x.shape[1]:
+        return x / length, length, None
+    # Squares under- or overflow; the direction does not see the scale.
+    largest = x.abs().amax(1, keepdim=True)
+    # The gradient grows as 1/length: under about 1e-34 in float32 it is infinite.
+    empty = largest < 1e4 * limits.tiny
+    scaled = x / torch.where(empty, 1.0, largest)
+    inner = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    rows = torch.where(empty, 0.0, scaled / torch.where(empty, 1.0, inner))
+    # An infinite length lets no gradient through.
+    return rows, torch.where(empty, torch.inf, inner * largest), empty
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, directions: Tensor, length: Tensor) -> Tensor:
+        rows = directions.view_as(directions)  # an output of its own
+        ctx.save_for_backward(rows, length)
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
+        rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
+        along = (slope * rows).sum(1, keepdim=True)
+        return torch.addcmul(slope, along, rows, value=-1).div_(length), None, None
