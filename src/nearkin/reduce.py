@@ -13,7 +13,7 @@ from nearkin.closed import Positives
 BLOCK = 8192  # classes at a time: (128, 8192) float32 logits are 4 MiB and stay in cache
 
 
-def positive(**settings: float) -> None:
+def positive(**settings: float | Tensor) -> None:
     """Raise ValueError for a setting of a loss that is not above 0, naming it and its value."""
     for name, value in settings.items():
         if not value > 0:
