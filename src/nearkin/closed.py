@@ -70,7 +70,7 @@ class _Split(torch.autograd.Function):
         ctx: FunctionCtx, similarity: Tensor, columns: Tensor | None, rest: Rest
     ) -> tuple[Tensor, Tensor]:
         value, slope = rest(similarity)
-        ctx.save_for_backward(columns, slope)
+        ctx.save_for_backward(columns, slope)  # type: ignore[arg-type]
         if columns is None:
             return similarity.new_zeros(()), value
         return similarity.gather(1, columns), value
