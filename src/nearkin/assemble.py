@@ -175,7 +175,7 @@ def _method(
 ) -> Method:
     if recipe.get("method") is not None:
         node = recipe["method"]
-        own = {**facts, "encoder": encoder}
+        own = {**facts, "encoder": encoder, "precision": train.precision}
         return build(node, "method", own, "method", trust_code=trust_code)
     objective = build(recipe["objective"], "objective", facts, "objective", trust_code=trust_code)
     return Supervised(encoder, objective, train.precision)
@@ -185,7 +185,7 @@ def _check_columns(table: Table, sampler: Sampler, method: Method) -> None:
     objective = getattr(method, "objective", None)
     for who, part in (("sampler", sampler), ("objective", objective)):
         for column in getattr(part, "needs", ()):
-            if column != "label" and column not in table.columns:
+            if column not in ("label", *method.gives, *table.columns):
                 known = ", ".join(["label", *sorted(table.columns)])
                 raise ValueError(
                     f"{who}: it reads the column {column!r}, but the data have {known}; take "
@@ -205,7 +205,7 @@ def _optimizers(
 
 def _schedule(train: Train, sampler: Sampler, table: Table, seed: int) -> Callable[[int], float]:
     columns = {"label": table.label, **table.columns}
-    steps = train.epochs * len(sampler.batches(columns, seed, 0))
+    steps = train.epochs * sampler.count(columns, seed, 0)
     if steps == 0:
         raise ValueError("the sampler makes no batch from the train split; make batches smaller")
     return (lambda i: 1.0) if train.schedule is None else train.schedule(steps)

@@ -251,6 +251,17 @@ class Comparison:
             allowed=None,
         )
 
+    def narrowed(self, allowed: Tensor) -> Comparison:
+        """The same anchors and references with `allowed` (A, R) bool in place of its own; the views
+        that were computed are kept, with their graphs.
+
+        The home of mining that picks among what is compared (hard, multi-similarity).
+        """
+        narrow = replace(self, allowed=allowed)
+        kept = vars(self).keys() & {"similarity", "distance", "_equal"}
+        vars(narrow).update({view: vars(self)[view] for view in kept})
+        return narrow
+
     def square(self) -> Comparison:
         """Itself, if a batch meets itself; raises otherwise. For losses that read both rows of a
         pair."""

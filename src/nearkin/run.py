@@ -333,7 +333,7 @@ class _Run:
     def log_start(self, loop: Loop) -> int:
         table = self.parts.splits.train
         columns = {"label": table.label, **table.columns}
-        batches = len(self.parts.sampler.batches(columns, self.seed, 0))
+        batches = self.parts.sampler.count(columns, self.seed, 0)
         start = {
             "event": "start",
             "steps": batches * self.parts.train.epochs,

@@ -20,8 +20,10 @@ class Method(nn.Module):
 
     `learners` names the parts that learn; they own disjoint parameters, all of them. The contract
     of turns stands in `core.Turn`. All that `round` needs is in buffers, so that it can be resumed.
+    `gives` names the columns that `round` adds to the table.
     """
 
+    gives: ClassVar[tuple[str, ...]] = ()
     watched: bool = False  # whether the next batch is to be diagnosed
 
     def learners(self) -> dict[str, nn.Module]:
