@@ -164,7 +164,27 @@ def unit_rows(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """(N, D) rows of length 1. Rows too short to have a direction become 0, with gradient 0; the
     second value says which they are (N, 1), and is None where all is well."""
     directions, length, empty = _directions(x.detach())
-    return _Unit.apply(x, directions, length), empty  # type: ignore[return-value]
+    rows = _Unit.apply(x, directions, length)
+    rows.made_of = x, length  # type: ignore[attr-defined]
+    return rows, empty  # type: ignore[return-value]
+
+
+def made_of(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What unit rows were made of, and its lengths (N, 1); other rows themselves, and None.
+
+    Who has a slope to many unit rows can turn it with `along_sphere` where it is made, and save a
+    matrix of their size.
+    """
+    return getattr(rows, "made_of", (rows, None))
+
+
+def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Tensor:
+    """(N, D) into `out`, which may be `slope`: the slope to what unit rows were made of."""
+    for part in in_blocks(slope.shape):
+        s, r = slope[part], rows[part]
+        along = (s * r).sum(1, keepdim=True)
+        torch.addcmul(s, along, r, value=-1, out=out[part]).div_(length[part])
+    return out
 
 
 def _directions(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -195,5 +215,53 @@ class _Unit(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
         rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
-        along = (slope * rows).sum(1, keepdim=True)
-        return torch.addcmul(slope, along, rows, value=-1).div_(length), None, None
+        return along_sphere(slope, rows, length, torch.empty_like(rows)), None, None
+
+
+def soft_ranks(
+    similarity: Tensor, positives: Positives, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """(A, P) the positives' similarities, and (A, P) how many columns of the mask (A, R) are more
+    similar than each positive p, softly: Σ_mask σ((s_j - s_p) / temperature).
+
+    A positive that is in the mask counts ½ for itself. Places that a row of positives does not fill
+    hold the count of column 0. Time O(A·R·P), memory O(A·R): the backward pass computes the
+    sigmoids once more.
+    """
+    return _SoftRanks.apply(similarity, positives.columns, mask, temperature)  # type: ignore[return-value]
+
+
+class _SoftRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, similarity: Tensor, columns: Tensor, mask: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        own = similarity.gather(1, columns)
+        ranks = torch.empty_like(own)
+        for part in in_blocks((*columns.shape, similarity.shape[1])):
+            ranks[part] = _ahead(similarity[part], own[part], mask[part], temperature).sum(2)
+        ctx.save_for_backward(similarity, columns, mask)
+        ctx.temperature = temperature  # type: ignore[attr-defined]
+        return own, ranks
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, to_own: Tensor, to_ranks: Tensor) -> tuple[Tensor | None, ...]:
+        similarity, columns, mask = ctx.saved_tensors  # type: ignore[attr-defined]
+        temperature = ctx.temperature  # type: ignore[attr-defined]
+        own = similarity.gather(1, columns)
+        to_ranks = to_ranks / temperature
+        to_own = to_own.clone()
+        slope = torch.empty_like(similarity)
+        for part in in_blocks((*columns.shape, similarity.shape[1])):
+            ahead = _ahead(similarity[part], own[part], mask[part], temperature)
+            weight = torch.ops.aten.sigmoid_backward(to_ranks[part].unsqueeze(2), ahead)
+            to_own[part] -= weight.sum(2)
+            torch.sum(weight, 1, out=slope[part])
+        return slope.scatter_add_(1, columns, to_own), None, None, None
+
+
+def _ahead(similarity: Tensor, own: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """(A, P, R): σ((s_j - s_p) / temperature), 0 outside the mask."""
+    seen = torch.where(mask, similarity, -torch.inf)
+    return (seen[:, None] - own[:, :, None]).div_(temperature).sigmoid_()

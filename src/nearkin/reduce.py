@@ -1,23 +1,30 @@
-"""Reductions that losses share: masked means and log-sum-exps, and a softmax over many classes in
-blocks."""
+"""Reductions that losses share: masked means and log-sum-exps, and a softmax over many classes
+whose logits are never held together. No losses."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from nearkin.closed import Positives
+from nearkin.closed import Positives, along_sphere, made_of, split_log_sum_exp
+from nearkin.core import Comparison, at_least_float32
 
-BLOCK = 8192  # classes at a time: (128, 8192) float32 logits are 4 MiB and stay in cache
+ENTRIES = 1 << 20  # logits of a block: 4 MiB of float32 stay in cache
+FEW = 1 << 16  # logits; up to so many, few operations count for more than few passes
+KEPT = 1 << 28  # bytes of exponentials that a gradient keeps; where they are more, it keeps none
 
 
 def positive(**settings: float | Tensor) -> None:
     """Raise ValueError for a setting of a loss that is not above 0, naming it and its value."""
     for name, value in settings.items():
         if not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}")
+            seen = value.item() if isinstance(value, Tensor) else value
+            raise ValueError(f"{name} must be above 0, not {seen}")
 
 
 def mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -51,10 +58,21 @@ def log1p_sum_exp(x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
 def logsumexp_over(positives: Positives, x: Tensor) -> Tensor:
     """(A,): log Σ exp x over the positives of each anchor, x (A, P); -inf, with gradient 0, where
     there are none."""
+    if x.shape[1] == 1:
+        alone = x[:, 0]
+        return alone if positives.valid is None else alone.where(positives.count > 0, -torch.inf)
     if positives.valid is None and x.shape[1]:
         return x.logsumexp(1)
     valid = torch.zeros_like(x, dtype=torch.bool) if positives.valid is None else positives.valid
     return logsumexp(x, valid)
+
+
+def mean_over(positives: Positives, x: Tensor) -> Tensor:
+    """(A,): mean over the positives of each anchor, x (A, P); 0, with gradient 0, where there are
+    none."""
+    if x.shape[1] == 1:
+        return positives.fill(x, 0.0)[:, 0]
+    return ratio(positives.fill(x, 0.0).sum(1), positives.count)
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -62,40 +80,337 @@ def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=40)
 
 
-def blocked_logsumexp(
-    anchors: Tensor, references: Tensor, bias: Tensor | None = None, block: int = BLOCK
-) -> Tensor:
-    """(A,): log Σ_r exp(anchors·r + bias_r) without ever holding (A, R); memory O(A·block).
+class ClassSoftmax(NamedTuple):
+    """What a softmax over columns of classes needs: the own columns by hand, the others summed.
 
-    The backward pass computes each block of logits once more.
+    positives   the columns of each anchor's own class
+    own         (A, P) their logits
+    rest        makes (A,) log Σ_different e^logit, -inf where nothing is different
+    others      makes (A,) the mean logit of the different columns
+    scored      (A,) bool: the row has a column of its own; None where all have just one
+    logits      (A, R) where there are few and all have just one; None: they are not held
     """
-    bias = references.new_zeros(len(references)) if bias is None else bias
-    return _BlockedLogSumExp.apply(anchors, references, bias, block)  # type: ignore[return-value]
+
+    positives: Positives
+    own: Tensor
+    rest: Callable[[], Tensor]
+    others: Callable[[], Tensor]
+    scored: Tensor | None
+    logits: Tensor | None = None
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of x (A,) over the rows that have a column of their own."""
+        if self.scored is None:
+            return x.sum() / max(x.shape[0], 1)
+        return mean(x, self.scored)
+
+    def own_mean(self, own: Tensor) -> Tensor:
+        """(A,) mean of (A, P) logits of the own columns."""
+        return own[:, 0] if self.scored is None else mean_over(self.positives, own)
+
+    def everyone(self, own: Tensor) -> Tensor:
+        """(A,) log Σ e^logit over all columns, with (A, P) logits of the own ones."""
+        mine = logsumexp_over(self.positives, own)
+        if self.scored is not None:
+            mine = torch.where(self.scored, mine, 0.0)
+        return torch.logaddexp(self.rest(), mine)
+
+    def means(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Over the rows that have a column of their own: the mean of their own logits (A, P), and
+        the mean log Σ e^logit over all columns."""
+        if self.logits is not None:
+            found = _FewMeans.apply(self.logits, own, self.positives.columns)
+            return found  # type: ignore[return-value]
+        if self.scored is None:
+            return _Means.apply(own, self.rest())  # type: ignore[return-value]
+        return self.mean(self.own_mean(own)), self.mean(self.everyone(own))
 
 
-class _BlockedLogSumExp(torch.autograd.Function):
+class _Means(torch.autograd.Function):
+    """(A, 1) own logits and (A,) what the others sum to -> the mean of each row's own, and of its
+    all."""
+
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, anchors: Tensor, references: Tensor, bias: Tensor, block: int
-    ) -> Tensor:
-        total = anchors.new_full((len(anchors),), -torch.inf)
-        for r, b in zip(references.split(block), bias.split(block), strict=True):
-            total = torch.logaddexp(total, torch.addmm(b, anchors, r.T).logsumexp(1))
-        ctx.save_for_backward(anchors, references, bias, total)
-        ctx.block = block  # type: ignore[attr-defined]
-        return total
+    def forward(ctx: Any, own: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        rows, rest = max(own.shape[0], 1), rest[:, None]
+        everyone = torch.logaddexp(rest, own)
+        shares = torch.cat([own, rest], 1).sub_(everyone).exp_().div_(rows)
+        ctx.save_for_backward(shares)
+        return own.sum() / rows, everyone.sum() / rows
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, references, bias, total = ctx.saved_tensors  # type: ignore[attr-defined]
-        to_anchors = torch.zeros_like(anchors)
-        to_references, to_bias = torch.empty_like(references), torch.empty_like(bias)
-        for start in range(0, len(references), ctx.block):  # type: ignore[attr-defined]
-            part = slice(start, start + ctx.block)  # type: ignore[attr-defined]
-            share = torch.addmm(bias[part], anchors, references[part].T).sub_(total[:, None]).exp_()
-            share *= slope[:, None]
-            to_anchors.addmm_(share, references[part])
-            torch.mm(share.T, anchors, out=to_references[part])
-            to_bias[part] = share.sum(0)
-        return to_anchors, to_references, to_bias, None
+    def backward(ctx: Any, to_own: Tensor, to_everyone: Tensor) -> tuple[Tensor, Tensor]:
+        (shares,) = ctx.saved_tensors
+        own, rest = (shares * to_everyone).split(1, 1)
+        return own + to_own / max(shares.shape[0], 1), rest[:, 0]
+
+
+class _FewMeans(torch.autograd.Function):
+    """The same of (A, R) logits in which the (A, 1) `own` take the place of those at `columns`."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, own: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        rows = max(own.shape[0], 1)
+        shares = logits.scatter(1, columns, own).log_softmax(1)
+        everyone = own - shares.gather(1, columns)
+        ctx.save_for_backward(shares, columns)
+        return own.sum() / rows, everyone.sum() / rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_own: Tensor, to_everyone: Tensor) -> tuple[Tensor, Tensor, None]:
+        shares, columns = ctx.saved_tensors
+        rows = max(shares.shape[0], 1)
+        slope = shares.exp().mul_(to_everyone / rows)
+        own = slope.gather(1, columns).add_(to_own / rows)
+        return slope.scatter_(1, columns, 0.0), own, None
+
+
+def moved(x: Tensor, to: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """What `to` makes of each entry of x; it gives the values and their slopes, without
+    gradients."""
+    return _Moved.apply(x, to)  # type: ignore[return-value]
+
+
+class _Moved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        value, slope = to(x)
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_value: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * to_value, None
+
+
+def class_softmax(c: Comparison, scale: float | Tensor | None = None) -> ClassSoftmax:
+    """The parts of a softmax over the columns of a comparison: logits are similarities, times
+    `scale` if there is one.
+
+    With one column a class, the classes in rising order, nothing mined and no similarity given, the
+    logits are never held (but if they are few): memory O(A·8192), beside what `blocked_softmax`
+    keeps for the gradient. Otherwise O(A·R).
+    """
+    column = own_column(c)
+    if column is None:
+        return _dense(c, scale, c.positives, c.different, c.positives.count > 0)
+    if c.shape[0] * c.shape[1] <= FEW:
+        return _few(c, scale, alone(column))
+    if c.given is None and c.closeness != "euclidean":
+        return _blocked(c, scale, alone(column))
+    different = torch.ones(c.shape, dtype=torch.bool, device=column.device)
+    return _dense(c, scale, alone(column), different.scatter_(1, column[:, None], False), None)
+
+
+def _dense(
+    c: Comparison,
+    scale: float | Tensor | None,
+    positives: Positives,
+    different: Tensor,
+    scored: Tensor | None,
+) -> ClassSoftmax:
+    def others() -> Tensor:
+        total = torch.where(different, c.similarity, 0.0).sum(1)
+        return _times(ratio(total, different.sum(1)), scale)
+
+    factor = 1.0 if scale is None else scale
+    own, rest = split_log_sum_exp(c.similarity, positives, different, factor)
+    return ClassSoftmax(positives, _times(own, scale), lambda: rest, others, scored)
+
+
+def _few(c: Comparison, scale: float | Tensor | None, positives: Positives) -> ClassSoftmax:
+    logits = _times(c.similarity, scale)
+    own = logits.gather(1, positives.columns)
+
+    def rest() -> Tensor:
+        if c.shape[1] == 1:  # log Σ over nothing has a NaN slope
+            return torch.full_like(own[:, 0], -torch.inf)
+        return logits.scatter(1, positives.columns, -torch.inf).logsumexp(1)
+
+    def others() -> Tensor:
+        return (logits.sum(1) - own[:, 0]) / max(c.shape[1] - 1, 1)
+
+    return ClassSoftmax(positives, own, rest, others, None, logits)
+
+
+def alone(column: Tensor) -> Positives:
+    """The positives of anchors that have one each, in `column` (A,)."""
+    return Positives(column[:, None], None, torch.ones_like(column))
+
+
+def _blocked(c: Comparison, scale: float | Tensor | None, positives: Positives) -> ClassSoftmax:
+    assert c.anchors is not None
+    assert c.references is not None
+    with torch.autocast(c.anchors.device.type, enabled=False):
+        own, rest, total = blocked_softmax(
+            # The rows bear the scale, so that the similarities need not be held.
+            _times(at_least_float32(c.anchors), scale),
+            at_least_float32(c.references),
+            positives.columns[:, 0],
+            None if c.bias is None else _times(c.bias, scale),
+        )
+
+    def others() -> Tensor:
+        return (total - own[:, 0]) / max(c.shape[1] - 1, 1)
+
+    return ClassSoftmax(positives, own, lambda: rest, others, None)
+
+
+def _times(x: Tensor, scale: float | Tensor | None) -> Tensor:
+    return x if scale is None else scale * x
+
+
+def own_column(c: Comparison) -> Tensor | None:
+    """(A,) int64: the column of each anchor's class. None where classes do not have one column
+    each, in rising order, where an anchor has none, and where mining left some out."""
+    label, columns = c.anchor_label, c.reference_label
+    if label.ndim > 1 or columns.ndim > 1 or not columns.shape[0]:
+        return None
+    if c.allowed is not None or c.oneself is not None:
+        return None
+    if not bool((columns[1:] > columns[:-1]).all()):
+        return None
+    place = torch.searchsorted(columns.contiguous(), label.contiguous()).clamp_max_(
+        columns.shape[0] - 1
+    )
+    return place if bool((columns[place] == label).all()) else None
+
+
+def by_class(c: Comparison) -> tuple[Tensor, Tensor]:
+    """(A, C, M) similarities to the M columns of each class, and the labels (C,) or (C, L) of the
+    classes.
+
+    Raises ValueError unless the columns of a class stand side by side, as many for each.
+    """
+    label, anchors = c.reference_label, c.shape[0]
+    if c.mined or c.allowed is not None:
+        raise ValueError("this loss takes the columns of a class together, so nothing may be mined")
+    starts = (label[1:] != label[:-1]).reshape(max(label.shape[0] - 1, 0), -1).any(1)
+    classes = 1 + int(starts.sum())
+    grouped = label.unflatten(0, (classes, -1)) if label.shape[0] % classes == 0 else None
+    if grouped is None or bool((grouped != grouped[:, :1]).any()):
+        raise ValueError(
+            "this loss takes the columns of a class together, so each class needs as many, side by "
+            "side; use proxies with per_class"
+        )
+    return c.similarity.view(anchors, classes, -1), grouped[:, 0]
+
+
+def blocked_softmax(
+    anchors: Tensor, references: Tensor, column: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A softmax over many columns whose logits anchors·r + bias_r are never held together.
+
+    column      (A,) int64: the column of each anchor that is kept apart
+
+    Returns (A, 1) the logit of that column, (A,) log Σ e^logit over the others (-inf where there
+    are none) and (A,) the sum of all logits. Exact in value and gradient, in three matrix products
+    where all (R, A) exponentials together take up to 256 MiB, which are kept for the gradient; in
+    four above, where each block is computed once more. Memory O(A·block) beside them.
+    """
+    source, length = made_of(references)
+    rows = references.detach()
+    return _BlockedSoftmax.apply(anchors, source, rows, length, bias, column)  # type: ignore[return-value]
+
+
+class _BlockedSoftmax(torch.autograd.Function):
+    """`source` is what unit rows were made of, so that no slope to the unit rows is held."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        source: Tensor,
+        references: Tensor,
+        length: Tensor | None,
+        bias: Tensor | None,
+        column: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        size = references.element_size() * anchors.shape[0] * references.shape[0]
+        keeps = any(ctx.needs_input_grad) and size <= KEPT
+        rest = total = None
+        own, kept = anchors.new_empty(anchors.shape[0], 1), []
+        blocks = _blocks(column, references.shape[0])
+        for part, rows, places in blocks:
+            logits = _logits(anchors, references, bias, part)
+            own[rows, 0] = logits.view(-1)[places]
+            summed = logits.sum(0)
+            top = _exponentials(logits, places)
+            value = logits.sum(0).log_().add_(top)
+            total = summed if total is None else total.add_(summed)
+            rest = value if rest is None else torch.logaddexp(rest, value)
+            if keeps:
+                kept += [logits, top]
+        ctx.save_for_backward(anchors, references, length, bias, rest, *kept)
+        ctx.blocks = blocks
+        ctx.set_materialize_grads(False)
+        return own, rest, total  # type: ignore[return-value]
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, to_own: Tensor | None, to_rest: Tensor | None, to_total: Tensor | None
+    ) -> tuple[Any, ...]:
+        anchors, references, length, bias, rest, *kept = ctx.saved_tensors
+        nothing = torch.zeros_like(rest)
+        to_rest = nothing if to_rest is None else to_rest
+        to_own = nothing if to_own is None else to_own[:, 0]
+        to_own = to_own if to_total is None else to_own + to_total
+        to_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
+        to_source = torch.empty_like(references) if ctx.needs_input_grad[1] else None
+        to_bias = torch.empty_like(bias) if ctx.needs_input_grad[4] else None
+        for i, (part, rows, places) in enumerate(ctx.blocks):
+            if kept:
+                share, top = kept[2 * i : 2 * i + 2]
+            else:
+                share = _logits(anchors, references, bias, part)
+                top = _exponentials(share, places)
+            # Without a rest the exponentials are 0, and so must be their weight.
+            weight = to_rest * (top - rest).exp().nan_to_num_(0.0, 0.0)
+            share = share * weight if to_total is None else torch.addcmul(to_total, share, weight)
+            share.view(-1).index_copy_(0, places, to_own[rows])
+            if to_anchors is not None:
+                to_anchors.addmm_(share.T, references[part])
+            if to_source is not None:
+                slope = torch.mm(share, anchors, out=to_source[part])
+                if length is not None:
+                    along_sphere(slope, references[part], length[part], slope)
+            if to_bias is not None:
+                to_bias[part] = share.sum(1)
+        return to_anchors, to_source, None, None, to_bias, None
+
+
+def _blocks(column: Tensor, references: int) -> list[tuple[slice, Tensor | slice, Tensor]]:
+    """Slices of the references, with the anchors whose own column lies in each, and where it lies
+    in the block (block, A), flat."""
+    anchors = len(column)
+    size = max(ENTRIES // max(anchors, 1), 1)
+    flat = torch.arange(anchors, device=column.device).add_(column, alpha=anchors)
+    if references <= size:
+        return [(slice(0, references), slice(None), flat)]
+    starts = torch.arange(0, references, size)
+    flat, rows = flat.sort()
+    edges = torch.searchsorted(flat, (starts * anchors).to(flat.device)).tolist()
+    return [
+        (slice(start, start + size), rows[i:j], flat[i:j] - start * anchors)
+        for start, i, j in zip(starts.tolist(), edges, [*edges[1:], anchors], strict=True)
+    ]
+
+
+def _logits(anchors: Tensor, references: Tensor, bias: Tensor | None, part: slice) -> Tensor:
+    """(block, A)."""
+    # Classes lie along the rows: their gradient is then a product of matrices as they stand.
+    logits = references[part] @ anchors.T
+    return logits if bias is None else logits.add_(bias[part, None])
+
+
+def _exponentials(logits: Tensor, places: Tensor) -> Tensor:
+    """Turn (block, A) logits into e^{logit - top} in place, 0 at the flat `places`; top is (A,)."""
+    logits.view(-1).index_fill_(0, places, -torch.inf)
+    top = logits.amax(0).clamp_min_(torch.finfo(logits.dtype).min)
+    logits.sub_(top).exp_()
+    return top
