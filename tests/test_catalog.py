@@ -403,3 +403,22 @@ def test_own_code_is_imported_only_when_trusted(shop):
 def test_own_code_that_is_not_there_is_named(shop, name, sentence):
     with pytest.raises(RecipeError, match=sentence):
         catalog.constructor(catalog.KINDS["loss"], name, "loss", trust_code=True)
+
+
+def test_a_number_that_may_be_a_tensor_is_asked_for_as_a_number():
+    import torch
+
+    either = float | torch.Tensor
+    assert checked("5e-4", either, "loss.beta") == 5e-4
+    learned = torch.tensor(1.2)
+    assert checked(learned, either, "loss.beta") is learned
+    for wrong in ("x", True, None, [1.0]):
+        with pytest.raises(RecipeError, match=r"^loss\.beta: expected a number, got"):
+            checked(wrong, either, "loss.beta")
+    with pytest.raises(RecipeError, match=r"^loss\.beta: expected a finite number, got nan$"):
+        checked(float("nan"), either, "loss.beta")
+
+
+def test_a_number_that_may_be_a_tensor_is_spelled_shortly():
+    (margin,) = find("margin")
+    assert "beta: float | Tensor = 1.2" in margin.signature

@@ -1,15 +1,13 @@
-"""criterion, objective and sampler in a loop of one's own: what they take, give and refuse."""
+"""criterion and objective in a loop of one's own: what they take, give and refuse."""
 
 import copy
 import functools
 import io
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import nearkin as nk
 from nearkin import catalog
@@ -19,12 +17,15 @@ from nearkin.losses.pairwise import contrastive
 from nearkin.mining import hard, multi_similarity, semi_hard
 from nearkin.reduce import mean
 
+pytestmark = pytest.mark.filterwarnings("ignore:n_pairs takes the first two rows")
+
 LOSSES = sorted(catalog.scan(catalog.kind_named("loss")))
 CLASS_LOSSES = {
     name: home_of(loss).compare
     for name, loss in catalog.scan(catalog.kind_named("loss")).items()
     if home_of(loss).compare in ("proxies", "classifier")
 }
+OF_BOTH_ENDS = ["angular", "angular_hinge", "lifted_structure", "quadruplet"]
 DIM, CLASSES = 6, 4
 
 
@@ -91,8 +92,9 @@ def test_every_loss_lives_where_its_home_says(name):
 @pytest.mark.parametrize("name", sorted(CLASS_LOSSES))
 def test_what_a_loss_owns_are_parameters_of_the_criterion(name):
     criterion = made(name)
-    shapes = sorted(tuple(p.shape) for p in criterion.parameters())
-    assert (CLASSES, DIM) in shapes
+    (kept,) = [p for p in criterion.parameters() if p.ndim == 2]
+    assert len(kept) % CLASSES == 0
+    assert kept.shape[1] == DIM
     criterion(rows(), labels()).backward()
     assert all(p.grad is not None for p in criterion.parameters())
 
@@ -177,6 +179,28 @@ def test_a_memory_compares_with_the_batches_before():
     against_first = alone(second, y, references=first.detach(), reference_labels=y)
     assert torch.allclose(both, alone(second, y) + against_first, rtol=1e-5)
     assert criterion.compared.compare.written == 24
+
+
+@pytest.mark.parametrize("name", OF_BOTH_ENDS)
+def test_a_loss_that_reads_both_ends_of_a_pair_takes_no_memory(name):
+    with pytest.raises(ValueError, match="both ends of a pair"):
+        nk.criterion(name, memory=24, dim=DIM)(rows(), labels())
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {*CLASS_LOSSES, *OF_BOTH_ENDS, "spce"}))
+def test_empty_places_of_a_memory_do_not_count(name):
+    first, second, y = rows(seed=1).double(), rows(seed=2).double().detach(), labels()
+    second.requires_grad_()
+    found = []
+    for size in (12, 100):
+        criterion = nk.criterion(name, memory=size, dim=DIM).double()
+        criterion(first, y)
+        loss = criterion(second, y)
+        found.append((value(loss), *torch.autograd.grad(loss, second)))
+    (small, slope), (large, other) = found
+    assert large == pytest.approx(small, rel=1e-9)
+    torch.testing.assert_close(other, slope)
+    assert value(nk.criterion(name)(second, y)) != pytest.approx(small, rel=1e-6)
 
 
 def test_a_memory_takes_nothing_in_while_evaluating():
@@ -273,6 +297,9 @@ def test_multi_hot_labels_go_with_proxies_of_their_width():
     ("wrong", "said"),
     [
         (torch.zeros(12), "never floats"),
+        (nn.functional.one_hot(labels()).float(), "never floats: convert them with .long"),
+        (np.zeros((12, 1), np.int64), r"give labels\[:, 0\]"),
+        ([[1]] * 12, r"\(N,\), one class a row"),
         (np.zeros(12, np.float32), "integers or texts"),
         ([0.5] * 12, "integers or texts"),
         (torch.zeros(12, dtype=torch.complex64), "complex"),
@@ -320,15 +347,6 @@ def test_a_string_that_is_no_class_is_named_with_the_nearest_one():
         criterion(rows(4), ["tiger", "zebra", "tigre", "zebra"])
 
 
-def test_labels_that_are_all_distinct_warn_once():
-    criterion, y = nk.criterion("infonce"), torch.arange(12)
-    with pytest.warns(UserWarning, match="no positive pair"):
-        assert criterion(rows(), y) == 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        criterion(rows(), y)
-
-
 # --- embeddings
 
 
@@ -360,6 +378,12 @@ def test_bfloat16_is_scored_in_float32_and_float64_in_itself(name):
     assert loss.dtype == torch.float32
     criterion = made(name).double()
     assert criterion(rows().double(), labels()).dtype == torch.float64
+
+
+def test_embeddings_of_another_width_than_the_memory_are_refused():
+    criterion = nk.criterion("infonce", memory=8, dim=DIM)
+    with pytest.raises(ValueError, match="5 dimensions meet references of 6; set dim to 5"):
+        criterion(rows(dim=5), labels())
 
 
 def test_float64_embeddings_and_float32_proxies_are_told_what_to_do():
@@ -459,6 +483,8 @@ def test_a_loss_with_references_of_its_own_takes_no_others(criterion):
     ("make", "said"),
     [
         (lambda: nk.criterion("infonc"), "no loss 'infonc'; did you mean 'infonce'"),
+        (lambda: nk.criterion("jensen_shannon"), r"use nearkin.objective\('jensen_shannon'\)"),
+        (lambda: nk.criterion("margin", beta="x"), "criterion.margin.beta: expected a number, got"),
         (lambda: nk.criterion("infonce", temprature=1), "did you mean 'temperature'"),
         (lambda: nk.criterion("infonce", temperature="x"), "temperature: expected a number"),
         (lambda: nk.criterion("infonce", temperature=float("nan")), "finite number"),
@@ -553,50 +579,7 @@ def test_what_a_function_returns_is_checked(returned, said):
             nk.criterion(returned)(rows(), labels(), **more)
 
 
-# --- parameters that learn, or do not
-
-
-def train(criterion, z, optimizer=None, steps=4):
-    for _ in range(steps):
-        criterion.zero_grad()
-        criterion(z, labels()).backward()
-        if optimizer is not None:
-            optimizer.step()
-
-
-@pytest.mark.parametrize("name", ["proxy_anchor", "cross_entropy"])
-def test_parameters_that_no_optimizer_moves_are_warned_of(name):
-    criterion = made(name)
-    train(criterion, rows(), steps=2)
-    with pytest.warns(UserWarning, match="did not move; is it in your optimizer"):
-        criterion(rows(), labels())
-    train(criterion, rows())  # said once
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda p: torch.optim.SGD(p, lr=0.1),
-        lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True),
-        lambda p: torch.optim.AdamW(p, lr=1e-3, foreach=True),
-    ],
-)
-def test_parameters_in_an_optimizer_are_not_warned_of(make):
-    criterion = made("cross_entropy")
-    before = copy.deepcopy(criterion.state_dict())
-    train(criterion, rows(), make(criterion.parameters()))
-    assert all((before[key] != value).any() for key, value in criterion.state_dict().items())
-
-
-def test_frozen_parameters_are_not_warned_of():
-    criterion = made("proxy_anchor").requires_grad_(False)
-    train(criterion, rows())
-
-
-def test_gradients_of_zeros_are_no_sign():
-    criterion = made("proxy_anchor")
-    for _ in range(4):
-        (0 * criterion(rows(), labels())).backward()
+# --- parameters that learn
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -621,6 +604,88 @@ def test_proxies_gather_their_classes_in_a_loop_of_ones_own():
         criterion(encoder(x), y).backward()
         optimizer.step()
     assert value(criterion(encoder(x), y)) < first / 2
+
+
+# --- settings that learn
+
+
+def test_a_setting_that_learns_is_a_parameter_of_the_criterion():
+    criterion = nk.criterion("infonce", learn={"temperature": {"start": 0.2}})
+    z, y = rows(), labels()
+    (temperature,) = criterion.parameters()
+    assert value(criterion(z, y)) == pytest.approx(
+        value(nk.criterion("infonce", temperature=0.2)(z, y))
+    )
+    optimizer = torch.optim.SGD(criterion.parameters(), lr=0.01)
+    first = value(criterion(z, y))
+    for _ in range(10):
+        optimizer.zero_grad()
+        criterion(z, y).backward()
+        optimizer.step()
+    assert value(criterion(z, y)) < first
+    assert value(temperature) != pytest.approx(0.2)
+
+
+def test_a_setting_learns_for_each_class():
+    learn = {"beta": {"start": 1.2, "per": "class"}}
+    criterion = nk.criterion("margin", learn=learn, classes=["a", "b", "c", "d", "e"])
+    z = rows()
+    loss = criterion(z, ["abcd"[i] for i in labels().tolist()])
+    assert value(loss) == pytest.approx(value(nk.criterion("margin")(z, labels())))
+    loss.backward()
+    (beta,) = criterion.parameters()
+    assert beta.shape == (5,)
+    assert beta.grad[:4].any()
+    assert beta.grad[4] == 0
+    with pytest.raises(ValueError, match=r"label 7 is out of range.*classes 0\.\.4"):
+        criterion(z, labels() + 4)
+
+
+def test_a_setting_that_learns_scores_other_references_too():
+    z, zr, y = rows(seed=1), rows(seed=2), labels()
+    learns = nk.criterion("infonce", learn={"temperature": {"start": 0.2}})
+    fixed = nk.criterion("infonce", temperature=0.2)
+    one, two = (c(z, y, references=zr, reference_labels=y) for c in (learns, fixed))
+    assert value(one) == pytest.approx(value(two))
+    one.backward()
+    assert all(p.grad != 0 for p in learns.parameters())
+
+
+def test_a_temperature_that_learned_to_be_negative_is_named():
+    criterion = nk.criterion("infonce", learn={"temperature": {"start": -0.5}})
+    with pytest.raises(ValueError, match=r"^temperature must be above 0, not -0.5$"):
+        criterion(rows(), labels())
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: {"learn": "temperature"}, "learn takes .*, not 'temperature'"),
+        (lambda: {"learn": {"temperatur": {"start": 1}}}, "did you mean 'temperature'"),
+        (lambda: {"learn": {"temperature": 0.1}}, "takes start and per, not 0.1"),
+        (
+            lambda: {"learn": {"temperature": {"start": 0.1}}, "temperature": 0.2},
+            "temperature is given and learned at once; leave temperature=... out",
+        ),
+        (
+            lambda: {"learn": {"temperature": {"start": 0.1, "per": "class"}}},
+            "say how many with classes",
+        ),
+        (
+            lambda: {"learn": {"temperature": {"start": 0.1, "per": "class"}}, "classes": 3},
+            "infonce takes one temperature for all",
+        ),
+    ],
+)
+def test_a_wrong_wish_to_learn_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        nk.criterion("infonce", **make())
+
+
+def test_a_setting_may_be_a_tensor_of_ones_own():
+    temperature = torch.tensor(0.2, requires_grad=True)
+    nk.criterion("infonce", temperature=temperature)(rows(), labels()).backward()
+    assert temperature.grad != 0
 
 
 # --- objectives and their turns
@@ -670,6 +735,27 @@ def test_the_alternating_one_takes_one_turn_a_batch():
     assert said == [("encoder",), ("critic",), ("critic",)] * 2
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_by_name_is_an_objective_in_its_home(name):
+    torch.manual_seed(0)
+    objective = nk.objective(name, classes=CLASSES, dim=DIM)
+    z, y = rows(), labels()
+    (turn,) = objective.turns(z, y)
+    assert torch.equal(turn.terms.total, made(name)(z, y))
+    assert turn.learns == ("encoder", "objective")
+    assert list(objective.learners()) == ["objective"]
+
+
+def test_an_objective_of_a_loss_takes_its_home_and_what_learns():
+    objective = nk.objective(
+        "infonce", memory=24, dim=DIM, mining="hard", learn={"temperature": {"start": 0.2}}
+    )
+    said, moved = learned(objective, steps=2)
+    assert said == [("encoder", "objective")] * 2
+    assert moved == {"encoder", "objective"}
+    assert objective.inner.compare.written == 24
+
+
 def test_a_sum_names_the_learners_of_its_parts():
     node = {
         "sum": {
@@ -701,19 +787,18 @@ def test_compared_takes_classes_dim_and_names():
 def test_a_setting_may_learn_for_each_class():
     objective = nk.objective(
         "compared",
-        compare={"proxies": {}},
-        loss="proxy_anchor",
-        learn={"margin": {"start": 0.1}},
-        classes=CLASSES,
-        dim=DIM,
+        compare={"in_batch": {}},
+        loss="infonce",
+        learn={"temperature": {"start": 0.1}},
     )
-    said, _ = learned(objective)
+    said, moved = learned(objective)
     assert said == [("encoder", "objective")]
-    assert "margin" in dict(objective.inner.learned.named_parameters())
-    per_class = {"compare": "in_batch", "loss": "infonce"}
-    learn = {"temperature": {"start": 0.1, "per": "class"}}
+    assert moved == {"encoder", "objective"}
+    assert "temperature" in dict(objective.inner.learned.named_parameters())
+    per_class = {"compare": "in_batch", "loss": "margin"}
+    learn = {"beta": {"start": 1.2, "per": "class"}}
     objective = nk.objective("compared", **per_class, learn=learn, classes=5)
-    assert objective.inner.learned["temperature"].shape == (5,)
+    assert objective.inner.learned["beta"].shape == (5,)
 
 
 @pytest.mark.parametrize("form", [list, np.array, torch.tensor, lambda x: [f"pair {i}" for i in x]])
@@ -757,6 +842,12 @@ def test_turns_check_what_they_are_given(z, y, said):
         (lambda: nk.objective({"sum": {}}, weights={}), "go into the node"),
         (lambda: nk.objective("compared", compare="proxies", loss="proxy_anchor"), "classes"),
         (lambda: nk.objective(3), "objective"),
+        (lambda: nk.objective("infonc"), "no objective and no loss 'infonc'.*'infonce'"),
+        (lambda: nk.objective("infonce", temprature=1), "did you mean 'temperature'"),
+        (lambda: nk.objective("infonce", temperature="x"), "infonce.temperature: expected a num"),
+        (lambda: nk.objective("proxy_anchor"), "needs classes=... and dim=..."),
+        (lambda: nk.objective("infonce", memory=8), "memory, so objective needs dim="),
+        (lambda: nk.objective("pack.age:Loss"), "trust"),
     ],
 )
 def test_wrong_objectives_are_refused(make, said):
@@ -769,8 +860,8 @@ def test_strings_need_names_in_objectives_too():
     objective = nk.objective("compared", **settings, classes=2)
     with pytest.raises(ValueError, match="classes must be named"):
         next(objective.turns(rows(), ["a", "b"] * 6))
-    learn = {"temperature": {"start": 0.1, "per": "class"}}
-    each = nk.objective("compared", compare="in_batch", loss="infonce", learn=learn, classes=2)
+    learn = {"beta": {"start": 1.2, "per": "class"}}
+    each = nk.objective("compared", compare="in_batch", loss="margin", learn=learn, classes=2)
     with pytest.raises(ValueError, match="classes must be named"):
         next(each.turns(rows(), ["a", "b"] * 6))
 
@@ -811,82 +902,3 @@ def test_updates_by_hand_are_no_complaint():
             turn.terms.total.backward()
             optimizer.step()
             optimizer.zero_grad()
-
-
-def test_an_orphan_moved_by_nobody_is_warned_of_in_objectives_too():
-    objective = nk.objective(
-        "compared", compare="proxies", loss="proxy_anchor", classes=CLASSES, dim=DIM
-    )
-    for _ in range(2):
-        for turn in objective.turns(rows(), labels()):
-            turn.terms.total.backward()
-    with pytest.warns(UserWarning, match="did not move"):
-        list(objective.turns(rows(), labels()))
-
-
-# --- samplers
-
-
-def test_a_sampler_feeds_a_data_loader():
-    y = labels(60, 5)
-    sampler = nk.sampler("balanced", y, classes=3, per_class=4, seed=0)
-    loader = DataLoader(TensorDataset(torch.arange(60), y), batch_sampler=sampler)
-    assert len(loader) == len(sampler) == 5
-    for index, label in loader:
-        assert torch.equal(y[index], label)
-        assert label.unique(return_counts=True)[1].tolist() == [4, 4, 4]
-
-
-def test_each_epoch_has_other_batches_and_set_epoch_brings_them_back():
-    sampler = nk.sampler("uniform", labels(40), batch=8, seed=3)
-    first, second = list(sampler), list(sampler)
-    assert first != second
-    sampler.set_epoch(0)
-    assert list(sampler) == first
-    again = nk.sampler("uniform", labels(40), batch=8, seed=3)
-    again.set_epoch(1)
-    assert list(again) == second
-    assert list(nk.sampler("uniform", labels(40), batch=8, seed=4)) != first
-    assert all(isinstance(row, int) for batch in first for row in batch)
-
-
-def test_strings_make_the_batches_of_their_numbers():
-    y = labels(40)
-    texts = [["ant", "bee", "cat", "dog"][i] for i in y.tolist()]
-    settings = {"classes": 2, "per_class": 3, "seed": 1}
-    by_number = list(nk.sampler("balanced", y, **settings))
-    for form in (list, np.array, lambda x: np.array(x, dtype=object)):
-        assert list(nk.sampler("balanced", form(texts), **settings)) == by_number
-    assert list(nk.sampler("balanced", y.numpy(), **settings)) == by_number
-    assert list(nk.sampler("balanced", y + 2**62, **settings)) == by_number
-
-
-def test_paired_reads_a_dict_of_columns():
-    pair = [f"item {i}" for i in range(10)] * 2
-    sampler = nk.sampler("paired", {"pair": pair, "view": [0] * 10 + [1] * 10}, pairs=4)
-    for batch in sampler:
-        assert sorted(batch)[4:] == [row + 10 for row in sorted(batch)[:4]]
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: nk.sampler("balancd", labels()), "did you mean 'balanced'"),
-        (lambda: nk.sampler("balanced", labels(), perclass=3), "did you mean 'per_class'"),
-        (lambda: nk.sampler("balanced", labels(), classes=9), "the table has 4"),
-        (lambda: nk.sampler("uniform", labels(), batch=1), "at least 2 rows, not 1"),
-        (lambda: nk.sampler("uniform", labels(), seed=-1), "seed must be at least 0, not -1"),
-        (lambda: nk.sampler("uniform", labels(), seed=0.5), "whole number, not 0.5"),
-        (lambda: nk.sampler("uniform", []), "one entry a row"),
-        (lambda: nk.sampler("uniform", None), "one entry a row"),
-        (lambda: nk.sampler("uniform", torch.zeros(5)), "never floats"),
-        (lambda: nk.sampler("balanced", torch.ones(5, 3).bool(), classes=1), "use uniform"),
-        (lambda: nk.sampler("paired", labels()), "reads the column 'pair'"),
-        (lambda: nk.sampler("paired", {"pairs": [0, 0, 1, 1]}), "did you mean 'pairs'"),
-        (lambda: nk.sampler("paired", {"pair": [0, 0, 1], "view": [0, 1]}), "pair 3, view 2"),
-        (lambda: nk.sampler("uniform", labels()).set_epoch(-1), "epoch must be at least 0"),
-    ],
-)
-def test_wrong_samplers_are_refused(make, said):
-    with pytest.raises(ValueError, match=said):
-        make()

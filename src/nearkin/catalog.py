@@ -373,8 +373,8 @@ _EXPECTED = {
 
 
 def _wrong(error: ValidationError, value: Any, where: str) -> str:
-    """One sentence of what pydantic found; where a union failed, all that would have been right."""
-    details = error.errors()
+    """One sentence of what pydantic found; where a union failed, all that may be written there."""
+    details = [d for d in error.errors() if d["type"] != "is_instance_of"] or error.errors()
     for step in details[0]["loc"]:
         # Between the keys of containers pydantic puts names of union members; those are no path.
         inside: Any = dict(enumerate(value)) if isinstance(value, list | tuple) else value
@@ -484,7 +484,7 @@ def _spelled(key: str, slot: Slot) -> str:
         hint = inspect.formatannotation(slot.annotation).replace("typing.", "")
     else:
         hint = slot.kind.name if slot.shape == "one" else f"{slot.shape} of {slot.kind.name}"
-    said = key if slot.annotation is Any else f"{key}: {hint}"
+    said = key if slot.annotation is Any else f"{key}: {hint.replace('torch.Tensor', 'Tensor')}"
     return said if slot.default is REQUIRED else f"{said} = {slot.default!r}"
 
 

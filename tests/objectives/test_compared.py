@@ -13,6 +13,7 @@ from nearkin.compare import AcrossViews, Centers, Classifier, InBatch, Memory, P
 from nearkin.core import Batch, Comparison, Terms, home
 from nearkin.losses.bounds import jsd
 from nearkin.losses.classification import cross_entropy, spce
+from nearkin.losses.hinges import sigmoid
 from nearkin.losses.pairwise import contrastive, infonce, multi_similarity
 from nearkin.losses.proxies import proxy_anchor
 from nearkin.losses.triplets import triplet
@@ -140,11 +141,51 @@ def test_a_temperature_learns_in_a_loss_of_the_house():
         ({"beta": {"start": 1.0, "per": "class"}}, None, "say how many with classes"),
         ({"betta": {"start": 1.0}}, None, "learn.betta: the loss has no such setting.*'beta'"),
         ({"xyz": {"start": 1.0}}, None, "no such setting; known: beta, scale"),
+        ({"scale": {"start": 1.0}}, None, "scale as a fixed number; those that learn: beta"),
+        ({"beta": 1.2}, None, r"learn.beta takes start and per, not 1.2; write \{start: 1.2\}"),
+        ({"beta": {"start": "x"}}, None, "learn.beta.start must be a finite number, not 'x'"),
+        ({"beta": {"start": True}}, None, "must be a finite number, not True"),
+        ({"beta": {"start": math.inf}}, None, "must be a finite number, not inf"),
     ],
 )
 def test_a_wrong_wish_to_learn_is_named(learn, classes, said):
     with pytest.raises(ValueError, match=said):
         Compared(InBatch(), margin_of, learn=learn, classes=classes)
+
+
+def test_a_loss_of_numbers_alone_learns_nothing():
+    with pytest.raises(ValueError, match="margin as a fixed number; none of its settings learns"):
+        Compared(InBatch(), contrastive, learn={"margin": {"start": 1.0}})
+
+
+def test_a_setting_without_an_annotation_may_learn():
+    def own(c, speed=1.0):
+        return Terms(tightness=speed * c.similarity.sum())
+
+    objective = Compared(InBatch(), own, learn={"speed": {"start": 2}})
+    objective(QUAD4, labelled(LABEL4)).total.backward()
+    assert objective.learned["speed"].grad.item() != 0
+
+
+@pytest.mark.parametrize("loss", [infonce, sigmoid])
+def test_a_loss_that_takes_one_value_for_all_refuses_one_for_each_class(loss):
+    key = "temperature" if loss is infonce else "bias"
+    learn = {key: {"start": 0.1, "per": "class"}}
+    with pytest.raises(ValueError, match=f"takes one {key} for all.*set per: all"):
+        Compared(InBatch(), loss, learn=learn, classes=3)
+
+
+def test_a_value_for_each_class_needs_a_comparison_by_classes():
+    learn = {"beta": {"start": 1.2, "per": "class"}}
+    with pytest.raises(ValueError, match="across_views reads no classes; set per: all"):
+        Compared(AcrossViews(), margin_of, learn=learn, classes=3)
+    for compare in (InBatch(), Memory(2), Proxies(3, 2)):
+        assert len(Compared(compare, margin_of_rows, learn=learn, classes=3).learned["beta"]) == 3
+
+
+def margin_of_rows(c: Comparison, *, beta: torch.Tensor | float = 1.0) -> Terms:
+    wide = beta[c.anchor_label] if isinstance(beta, torch.Tensor) else beta
+    return Terms(other={"joint": wide.sum() - c.similarity.sum()})
 
 
 def test_a_loss_that_takes_anything_may_learn_anything():
