@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -131,7 +132,8 @@ def distances(similarity: Tensor) -> Tensor:
 def distance_slope(distance: Tensor) -> Tensor:
     """∂d/∂s = -1/d; 0 for identical rows."""
     least = torch.finfo(distance.dtype).tiny ** 0.25
-    return torch.where(distance > least * 1.001, -1 / distance, 0.0)
+    # 1/inf is 0; torch.where is slower by a factor of three.
+    return F.threshold(distance, least * 1.001, torch.inf).reciprocal_().neg_()
 
 
 class _Square(torch.autograd.Function):

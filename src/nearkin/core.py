@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from nearkin.closed import Positives, distances, gram, picked, positives_of
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
 
+_AS_IS = nullcontext()
 _said: set[str] = set()
 
 
@@ -160,7 +162,7 @@ class Comparison:
             raise ValueError(
                 "a comparison needs anchors and references, or a given similarity; it has neither"
             )
-        with torch.autocast(self.anchors.device.type, enabled=False):
+        with _without_autocast(self.anchors.device.type):
             return _similarity(
                 at_least_float32(self.anchors),
                 at_least_float32(self.references),
@@ -192,6 +194,8 @@ class Comparison:
     @cached_property
     def different(self) -> Tensor:
         """(A, R) bool: the pair shares no label and is allowed."""
+        if self.anchor_label.ndim == 1 and self.allowed is None:
+            return ~self._equal  # an item has its own label
         return self._compared(~self._equal)
 
     @cached_property
@@ -220,6 +224,9 @@ class Comparison:
         if self.allowed is not None:
             mask &= self.allowed
         if self.oneself is not None:
+            first = torch.arange(len(mask), device=mask.device)
+            if len(mask) <= mask.shape[1] and torch.equal(self.oneself, first):
+                return mask.fill_diagonal_(False)
             itself = self.oneself.clamp_min(0)[:, None]
             mask.scatter_(1, itself, mask.gather(1, itself) & (self.oneself < 0)[:, None])
         return mask
@@ -276,6 +283,11 @@ class Comparison:
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` itself if float32 or float64, else as float32: exponentials of bfloat16 lose the loss."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    # Leaving autocast costs as much as a small product; most steps are not under it.
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _AS_IS
 
 
 def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tensor | None) -> Tensor:

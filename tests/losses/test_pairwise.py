@@ -5,12 +5,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given as draw
+from hypothesis import settings as how
+from hypothesis import strategies as st
 from pytorch_metric_learning import distances
 from pytorch_metric_learning import losses as pml
-from quad4 import LABEL4, LABELS, QUAD4, cosines, in_batch, random_batch
+from quad4 import LABEL4, LABELS, QUAD4, in_batch, random_batch
+from sorts import SORTS, assert_agrees, assert_equals_peer, mean_of, sides, total_of
 from torch.nn.functional import normalize
 
-from nearkin.losses.pairwise import contrastive, infonce, multi_similarity, snca, supcon
+from nearkin.core import Terms
+from nearkin.losses.hinges import binomial_deviance
+from nearkin.losses.pairwise import (
+    alignment_uniformity,
+    contrastive,
+    infonce,
+    multi_similarity,
+    snca,
+    supcon,
+)
+
+EVERY = [contrastive, multi_similarity, infonce, supcon, snca, alignment_uniformity]
 
 
 def simplex(classes, dtype=torch.float64):
@@ -46,12 +61,27 @@ def test_snca_of_quad4():
     assert printed.item() == pytest.approx(-10.0033803737, abs=1e-9)
 
 
+def test_alignment_and_uniformity_of_quad4_by_hand():
+    # Squared distances: 1 and 2 within the classes, 2, 4, 2 - √3 and 3 between them.
+    squares = [1, 2, 2, 4, 2 - math.sqrt(3), 3]
+    terms = alignment_uniformity(in_batch(QUAD4, LABEL4), weight=0.5)
+    assert terms.tightness.item() == pytest.approx(1.5, abs=1e-12)
+    spread = math.log(math.fsum(math.exp(-2 * d) for d in squares) / 6)
+    assert terms.contrast.item() == pytest.approx(0.5 * spread, abs=1e-12)
+
+
+# --- floors and extremes
+
+
 def test_contrastive_tightness_is_four_times_the_center_tightness_over_classes():
-    z, label = random_batch(LABELS["balanced"])
-    rows = normalize(z)
-    spread = sum((rows[label == k] - rows[label == k].mean(0)).square().sum() / 2 for k in range(4))
-    terms = contrastive(in_batch(z, label))
-    torch.testing.assert_close(terms.tightness, 4 / 4 * spread)
+    for labels, classes in ((LABELS["balanced"], 4), (LABELS["pairs"], 3)):
+        z, label = random_batch(labels)
+        rows = normalize(z)
+        spread = sum(
+            (rows[label == k] - rows[label == k].mean(0)).square().sum() / 2 for k in range(classes)
+        )
+        terms = contrastive(in_batch(z, label))
+        torch.testing.assert_close(terms.tightness, 4 / classes * spread)
 
 
 @pytest.mark.parametrize(
@@ -75,21 +105,33 @@ def test_supcon_of_an_unbalanced_batch_on_a_simplex():
     assert supcon(c, temperature=1.0).total.item() * 9 == pytest.approx(11.157512, abs=1e-6)
 
 
-def test_supcon_reaches_its_floor_by_descent():
-    label = torch.tensor([0, 0, 1, 1, 2, 2])
-    floor = math.log(1 + 4 * math.exp(-1.5))
-    z = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    z.requires_grad_()
+def descended(loss, z):
+    """The value of `loss(z)` at its minimum near z."""
+    z = z.clone().requires_grad_()
     descent = torch.optim.LBFGS([z], max_iter=300, line_search_fn="strong_wolfe")
 
     def closure():
         descent.zero_grad()
-        value = supcon(in_batch(z, label), temperature=1.0).total
+        value = loss(z)
         value.backward()
         return value
 
     descent.step(closure)
-    assert closure().item() == pytest.approx(floor, abs=1e-6)
+    return loss(z).item()
+
+
+def test_supcon_reaches_its_floor_by_descent():
+    label = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    z = random_batch(label.tolist(), dim=2, seed=3)[0]
+    reached = descended(lambda z: supcon(in_batch(z, label), temperature=1.0).total, z)
+    assert reached == pytest.approx(10.8504518274 / 9, abs=1e-6)
+
+
+def test_the_simplex_is_not_the_floor_of_an_unbalanced_batch():
+    label = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    z = random_batch(label.tolist(), dim=2, seed=3)[0]
+    reached = descended(lambda z: supcon(in_batch(z, label), temperature=1.0).total, z)
+    assert reached * 9 == pytest.approx(11.118907, abs=1e-5)
 
 
 @pytest.mark.parametrize("rows", [3, 8])
@@ -99,18 +141,75 @@ def test_supcon_of_equal_rows_is_the_log_of_the_others(rows):
     assert value.item() == pytest.approx(math.log(rows - 1), abs=1e-12)
 
 
-def test_supcon_is_infonce_where_every_label_has_two_rows_in_two_views():
-    z, label = random_batch(LABELS["pairs"])
-    c = in_batch(z, label)
-    torch.testing.assert_close(supcon(c).total, infonce(c).total)
+def test_uniformity_of_equal_rows_is_zero_and_falls_as_they_spread():
+    label = torch.arange(4) // 2
+    collapsed = alignment_uniformity(in_batch(torch.ones(4, 3, dtype=torch.float64), label))
+    assert collapsed.contrast.item() == pytest.approx(0.0, abs=1e-12)
+    assert collapsed.tightness.item() == pytest.approx(0.0, abs=1e-12)
+    corners = alignment_uniformity(in_batch(simplex(4), label))
+    # All distances on the simplex of 4 corners are alike: d² = 2 + 2/3.
+    assert corners.contrast.item() == pytest.approx(-2 * (2 + 2 / 3), abs=1e-12)
 
 
-def test_supcon_does_not_see_an_orthogonal_map():
+def test_alignment_pulls_a_class_together_and_uniformity_repels_everyone():
     z, label = random_batch(LABELS["unbalanced"])
-    turn, _ = torch.linalg.qr(random_batch([0] * 5, seed=9)[0])
-    torch.testing.assert_close(
-        supcon(in_batch(z @ turn, label)).total, supcon(in_batch(z, label)).total
-    )
+    leaf = in_batch(z, label).similarity.requires_grad_()
+    c = replace(in_batch(z, label), given=leaf)
+    (near,) = torch.autograd.grad(alignment_uniformity(c).tightness, leaf, retain_graph=True)
+    assert bool((near[c.same] < 0).all())
+    assert not near[~c.same].any()
+    (apart,) = torch.autograd.grad(alignment_uniformity(c).contrast, leaf)
+    assert bool((apart[c.compared] > 0).all())
+
+
+# --- what they reduce to
+
+
+def test_supcon_of_two_views_of_distinct_items_is_nt_xent():
+    z, _ = random_batch([0] * 10, seed=4)
+    label = torch.arange(5).repeat(2)  # view 0 of every item, then view 1
+    logits = (normalize(z) @ normalize(z).T / 0.2).fill_diagonal_(-torch.inf)
+    other_view = (torch.arange(10) + 5) % 10
+    expected = torch.nn.functional.cross_entropy(logits, other_view)
+    c = in_batch(z, label)
+    for loss in (supcon, infonce, snca):
+        torch.testing.assert_close(loss(c, temperature=0.2).total, expected)
+
+
+@how(max_examples=30, deadline=None)
+@draw(
+    st.lists(st.integers(0, 3), min_size=2, max_size=12),
+    st.integers(0, 2**31),
+    st.floats(0.05, 5.0),
+)
+def test_the_log_outside_the_mean_is_at_most_the_log_inside(labels, seed, temperature):
+    z, label = random_batch(labels, seed=seed)
+    c = in_batch(z, label)
+    positives = c.positives.count[c.positives.count > 0]
+    inside = supcon(c, temperature=temperature).total
+    outside = snca(c, temperature=temperature).total + mean_of(list(positives.double().log()))
+    assert outside.item() <= inside.item() + 1e-9
+    if bool((positives == 1).all()):
+        torch.testing.assert_close(outside, inside)
+
+
+def test_multi_similarity_of_lone_pairs_is_the_binomial_deviance():
+    c = SORTS["mined by row"](random_batch(LABELS["shuffled"])[0])
+    soft = multi_similarity(c, alpha=3.0, beta=30.0, base=0.4)
+    deviance = binomial_deviance(c, alpha=3.0, beta=0.4, cost=10.0)
+    torch.testing.assert_close(soft.tightness, deviance.tightness / 3)
+    torch.testing.assert_close(soft.contrast, deviance.contrast / 30)
+
+
+def test_multi_similarity_tends_to_hinges_on_the_hardest_pairs():
+    z, label = random_batch(LABELS["balanced"])
+    c = in_batch(z, label)
+    hardest_positive = torch.where(c.same, c.similarity, torch.inf).amin(1)
+    hardest_negative = torch.where(c.different, c.similarity, -torch.inf).amax(1)
+    terms = multi_similarity(c, alpha=1e4, beta=1e4, base=0.5)
+    tight, apart = (0.5 - hardest_positive).clamp_min(0), (hardest_negative - 0.5).clamp_min(0)
+    assert terms.tightness.item() == pytest.approx(tight.mean().item(), abs=1e-6)
+    assert terms.contrast.item() == pytest.approx(apart.mean().item(), abs=1e-6)
 
 
 def test_infonce_pull_equals_push():
@@ -121,92 +220,107 @@ def test_infonce_pull_equals_push():
     torch.testing.assert_close(-(g * c.same).sum(), (g * c.different).sum())
 
 
-# --- slow loops
+@pytest.mark.parametrize("loss", EVERY)
+def test_it_does_not_see_an_orthogonal_map(loss):
+    z, label = random_batch(LABELS["unbalanced"])
+    turn, _ = torch.linalg.qr(random_batch([0] * 5, seed=9)[0])
+    torch.testing.assert_close(
+        loss(in_batch(z @ turn, label)).total, loss(in_batch(z, label)).total
+    )
 
 
-def loop_contrastive(z, label, margin):
-    s, n = cosines(z), len(label)
-    distance = [[math.sqrt(max(2 - 2 * x, 0)) for x in row] for row in s]
-    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
-    tight = sum(distance[i][j] ** 2 for i, j in pairs if label[i] == label[j])
-    apart = sum(max(margin - distance[i][j], 0) ** 2 for i, j in pairs if label[i] != label[j])
-    return tight / n, apart / n
+# --- slow formulas, anchor by anchor
 
 
-def loop_multi_similarity(z, label, alpha, beta, base):
-    s, n = cosines(z), len(label)
-    tight = apart = 0.0
-    for i in range(n):
-        near = [s[i][j] for j in range(n) if j != i and label[j] == label[i]]
-        far = [s[i][j] for j in range(n) if label[j] != label[i]]
-        tight += math.log1p(math.fsum(math.exp(-alpha * (x - base)) for x in near)) / alpha
-        apart += math.log1p(math.fsum(math.exp(beta * (x - base)) for x in far)) / beta
-    return tight / n, apart / n
+def distance(s):
+    return (2 - 2 * s).sqrt()
 
 
-def loop_infonce(z, label, temperature):
-    s, n = cosines(z), len(label)
+def slow_contrastive(c, margin):
+    rows = sides(c)
+    tight = total_of([(2 - 2 * near).sum() for _, near, _ in rows])
+    apart = total_of([(margin - distance(far)).clamp_min(0).square().sum() for *_, far in rows])
+    return Terms(tight / len(rows), apart / len(rows))
+
+
+def slow_multi_similarity(c, alpha, beta, base):
+    rows = sides(c)
+    tight = [(1 + (-alpha * (near - base)).exp().sum()).log() / alpha for _, near, _ in rows]
+    apart = [(1 + (beta * (far - base)).exp().sum()).log() / beta for *_, far in rows]
+    return Terms(mean_of(tight), mean_of(apart))
+
+
+def slow_infonce(c, temperature):
     tight, apart = [], []
-    for i in range(n):
-        far = [math.exp(s[i][k] / temperature) for k in range(n) if label[k] != label[i]]
-        for j in range(n):
-            if j != i and label[j] == label[i]:
-                tight.append(-s[i][j] / temperature)
-                apart.append(math.log(math.exp(s[i][j] / temperature) + math.fsum(far)))
-    return math.fsum(tight) / len(tight), math.fsum(apart) / len(apart)
+    for _, near, far in sides(c):
+        for s in near / temperature:
+            tight.append(-s)
+            apart.append((s.exp() + (far / temperature).exp().sum()).log())
+    return Terms(mean_of(tight), mean_of(apart))
 
 
-def loop_supcon(z, label, temperature):
-    s, n = cosines(z), len(label)
-    tight, apart = [], []
-    for i in range(n):
-        near = [s[i][j] / temperature for j in range(n) if j != i and label[j] == label[i]]
-        if near:
-            tight.append(-math.fsum(near) / len(near))
-            every = [math.exp(s[i][k] / temperature) for k in range(n) if k != i]
-            apart.append(math.log(math.fsum(every)))
-    return math.fsum(tight) / len(tight), math.fsum(apart) / len(apart)
+def everyone(near, far, temperature):
+    return torch.cat([near, far]).div(temperature).exp().sum().log()
 
 
-def loop_snca(z, label, temperature):
-    s, n = cosines(z), len(label)
-    tight, apart = [], []
-    for i in range(n):
-        near = [
-            math.exp(s[i][j] / temperature) for j in range(n) if j != i and label[j] == label[i]
-        ]
-        if near:
-            tight.append(-math.log(math.fsum(near)))
-            every = [math.exp(s[i][k] / temperature) for k in range(n) if k != i]
-            apart.append(math.log(math.fsum(every)))
-    return math.fsum(tight) / len(tight), math.fsum(apart) / len(apart)
+def slow_supcon(c, temperature):
+    rows = [(near, far) for _, near, far in sides(c) if len(near)]
+    tight = [-near.mean() / temperature for near, _ in rows]
+    return Terms(mean_of(tight), mean_of([everyone(*row, temperature) for row in rows]))
 
 
-LOOPS = [
-    (contrastive, loop_contrastive, {"margin": 1.2}),
-    (multi_similarity, loop_multi_similarity, {"alpha": 3.0, "beta": 20.0, "base": 0.4}),
-    (infonce, loop_infonce, {"temperature": 0.2}),
-    (supcon, loop_supcon, {"temperature": 0.2}),
-    (snca, loop_snca, {"temperature": 0.2}),
+def slow_snca(c, temperature):
+    rows = [(near, far) for _, near, far in sides(c) if len(near)]
+    tight = [-(near / temperature).exp().sum().log() for near, _ in rows]
+    return Terms(mean_of(tight), mean_of([everyone(*row, temperature) for row in rows]))
+
+
+def slow_alignment_uniformity(c, alpha, t, weight):
+    near = [x for _, near, _ in sides(c) for x in distance(near) ** alpha]
+    potentials = [
+        x for _, near, far in sides(c) for x in (-t * (2 - 2 * torch.cat([near, far]))).exp()
+    ]
+    spread = mean_of(potentials).log() if potentials else torch.zeros(())
+    return Terms(mean_of(near), weight * spread)
+
+
+SLOW = [
+    (contrastive, slow_contrastive, {"margin": 1.2}),
+    (multi_similarity, slow_multi_similarity, {"alpha": 3.0, "beta": 20.0, "base": 0.4}),
+    (infonce, slow_infonce, {"temperature": 0.2}),
+    (infonce, slow_infonce, {"temperature": torch.tensor(0.3, dtype=torch.float64)}),
+    (supcon, slow_supcon, {"temperature": 0.2}),
+    (supcon, slow_supcon, {"temperature": torch.tensor(0.3, dtype=torch.float64)}),
+    (snca, slow_snca, {"temperature": 0.2}),
+    (snca, slow_snca, {"temperature": torch.tensor(0.3, dtype=torch.float64)}),
+    (alignment_uniformity, slow_alignment_uniformity, {"alpha": 2.0, "t": 2.0, "weight": 1.0}),
+    (alignment_uniformity, slow_alignment_uniformity, {"alpha": 1.5, "t": 0.7, "weight": 0.3}),
 ]
 
 
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize(("loss", "slow", "settings"), SLOW)
+def test_it_equals_a_slow_formula_with_its_gradient(loss, slow, settings, sort):
+    assert_agrees(loss, slow, SORTS[sort], settings)
+
+
 @pytest.mark.parametrize("labels", LABELS)
-@pytest.mark.parametrize(("loss", "loop", "settings"), LOOPS)
-def test_it_equals_a_slow_loop_by_its_parts(loss, loop, settings, labels):
-    z, label = random_batch(LABELS[labels])
-    terms = loss(in_batch(z, label), **settings)
-    tightness, contrast = loop(z, label.tolist(), **settings)
-    assert terms.tightness.item() == pytest.approx(tightness, rel=1e-10)
-    assert terms.contrast.item() == pytest.approx(contrast, rel=1e-10)
+@pytest.mark.parametrize(("loss", "slow", "settings"), SLOW)
+def test_it_equals_a_slow_formula_by_its_parts(loss, slow, settings, labels):
+    z, label = random_batch(LABELS[labels], seed=2)
+    terms, expected = (f(in_batch(z, label), **settings) for f in (loss, slow))
+    assert terms.floats() == pytest.approx(expected.floats(), rel=1e-10)
+
+
+def test_more_blocks_than_one_change_nothing(monkeypatch):
+    z, label = random_batch(LABELS["shuffled"])
+    whole = [loss(in_batch(z, label)).total.item() for loss in EVERY]
+    monkeypatch.setattr("nearkin.closed.IN_CACHE", 40)  # three rows at a time
+    parts = [loss(in_batch(z, label)).total.item() for loss in EVERY]
+    assert parts == pytest.approx(whole, rel=1e-12)
 
 
 # --- pytorch-metric-learning
-
-
-def theirs(loss, z, label):
-    value = loss(z, label)
-    return value, torch.autograd.grad(value, z)[0]
 
 
 @pytest.mark.parametrize("labels", LABELS)
@@ -222,45 +336,27 @@ def theirs(loss, z, label):
 def test_it_equals_pytorch_metric_learning(loss, peer, labels):
     # Their SupCon averages the losses over 0; here every anchor with a positive is one.
     z, label = random_batch(LABELS[labels])
-    mine, other = z.clone().requires_grad_(), z.clone().requires_grad_()
-    value = loss(in_batch(mine, label)).total
-    expected, gradient = theirs(peer, other, label)
-    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(torch.autograd.grad(value, mine)[0], gradient, rtol=1e-8, atol=1e-9)
+    assert_equals_peer(lambda z: loss(in_batch(z, label)).total, lambda z: peer(z, label), z)
 
 
-# --- what a temperature or a class of two does
-
-
-def test_snca_is_infonce_and_supcon_where_every_row_has_one_positive():
-    z, label = random_batch(LABELS["pairs"])
-    c = in_batch(z, label)
-    for other in (infonce, supcon):
-        torch.testing.assert_close(snca(c, temperature=0.3).total, other(c, temperature=0.3).total)
-
-
-def test_snca_is_at_most_supcon():
-    # log of a mean against a mean of logs: snca counts the positives on top of it.
-    z, label = random_batch(LABELS["balanced"])
-    c = in_batch(z, label)
-    gap = supcon(c, temperature=0.3).total - snca(c, temperature=0.3).total
-    assert gap.item() >= math.log(2)
-
-
-def test_snca_sees_only_what_is_compared_and_leaves_out_rows_without_a_positive():
-    z, label = random_batch(LABELS["balanced"])
-    kept = torch.arange(12) < 9  # no row of the last class
-    c = replace(in_batch(z, label), allowed=kept[None].expand(12, -1))
-    s = c.similarity[:, :9] / 0.05
-    expected = []
-    for i in range(9):
-        others = kept[:9] & (torch.arange(9) != i)
-        own = others & (label[:9] == label[i])
-        expected.append(s[i][others].logsumexp(0) - s[i][own].logsumexp(0))
-    torch.testing.assert_close(snca(c).total, torch.stack(expected).mean())
+# --- wrong settings
 
 
 @pytest.mark.parametrize("loss", [infonce, supcon, snca])
 def test_a_temperature_must_be_above_zero(loss):
     with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
         loss(in_batch(QUAD4, LABEL4), temperature=0.0)
+
+
+@pytest.mark.parametrize("name", ["alpha", "t"])
+def test_alignment_and_uniformity_need_settings_above_zero(name):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, not -1"):
+        alignment_uniformity(in_batch(QUAD4, LABEL4), **{name: -1.0})
+    with pytest.raises(ValueError, match="weight must be at least 0, not -1"):
+        alignment_uniformity(in_batch(QUAD4, LABEL4), weight=-1.0)
+
+
+@pytest.mark.parametrize("loss", [contrastive, alignment_uniformity])
+def test_distances_are_refused_where_there_are_none(loss):
+    with pytest.raises(ValueError, match="'inner' has no distance"):
+        loss(in_batch(QUAD4, LABEL4, "inner"))

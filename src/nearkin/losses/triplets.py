@@ -1,48 +1,418 @@
-"""Losses over triplets (anchor, positive, negative), without ever holding the triplets."""
+"""Losses over triplets (anchor, positive, negative) and quadruplets, without ever holding them.
+Mining, which chooses triplets for any loss, stands elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nearkin.closed import distance_slope, in_blocks, known
 from nearkin.core import Comparison, Terms, home
+from nearkin.reduce import mean, positive, ratio, softplus
+
+PASSES = 64  # positives an anchor up to which a pass each is faster than a search among them
+COPY = 0.9999  # similarity from which on a positive is taken for a copy of the anchor
+
+# Any shape: similarities -> distances, and their slopes.
+Measure = Callable[[Tensor], tuple[Tensor, Tensor | float]]
+# (B, P) distances of the positives of some anchors, lowest where there is none, and (B, R) those of
+# the negatives, largest where the pair is none -> the sum over triplets, by how much it grows with
+# each positive (B, P), and by how much it falls with each negative (B, R).
+Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @home("in_batch", "cosine")
 def triplet(c: Comparison, *, margin: float = 0.2) -> Terms:
-    """Triplet hinge over all triplets, mean over the violating ones (Schroff et al. 2015;
+    """Triplet hinge over all triplets, mean over the violating ones (Schroff et al. 2015, eq. 3;
     unsquared).
 
     joint = mean_{d_ap - d_an + margin > 0} (d_ap - d_an + margin)
 
-    The hinge couples tightness and contrast, so nothing is split. The sum over triplets is
-    Σ_p n_p (d_ap + margin) - Σ_n p_n d_an with n_p, p_n the numbers of violated triplets that hold
-    a pair: time O(A·R log P) for P positives an anchor. Memory O(A·R).
+    The hinge couples tightness and contrast, so nothing is split. The paper sums squared distances
+    over triplets that it chooses. A mean over all triplets would fade as they are learned; this one
+    does not.
+
+    Use it where the order alone matters: it asks nothing of a class once its rows are nearer to
+    each other than to the rest by the margin.
+
+    Memory O(A·R), time O(A·R·P) for P positives an anchor and O(A·R log P) beyond 64. Raises
+    ValueError where closeness is no distance.
     """
-    d = c.distance  # read here: a view that is first read under no_grad is kept without its graph
+    total, violated = over_triplets(c, plain(c.distance_of), hinges, margin)
+    return _joint(ratio(total, violated.sum(dtype=torch.float64)), c)
+
+
+@home("in_batch", "cosine")
+def triplet_soft_margin(c: Comparison) -> Terms:
+    """Triplet loss with a soft margin, mean over all triplets (Hermans et al. 2017, section 2).
+
+    joint = mean log(1 + e^{d_ap - d_an})
+
+    The paper scores the hardest triplet of each anchor alone: mining `hard`.
+
+    Use it in place of a hinge where a class should go on gathering after a margin is met, or where
+    no margin is known.
+
+    Equals, with mining `hard`, the paper's batch hard loss with a soft margin.
+
+    Memory O(A·R), time O(A·R·P) for P positives an anchor. Raises ValueError where closeness is no
+    distance.
+    """
+    total, _ = over_triplets(c, plain(c.distance_of), soft_margins)
+    return _joint(ratio(total, triplets(c)), c)
+
+
+@home("in_batch", "cosine")
+def triplet_semi_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
+    """Triplet hinge on one semi-hard negative a positive pair (Schroff et al. 2015, eq. 3 and 4).
+
+    joint = mean_{same} [d_ap² - d_an² + margin]₊
+
+    The negative is the nearest one that is farther than the positive; where there is none, the
+    farthest of all, as in TensorFlow's implementation. The mean is over all positive pairs whose
+    anchor has a negative, those at 0 too. Other implementations call every triplet semi-hard whose
+    negative is farther than the positive and whose hinge is above 0.
+
+    Use it where the hardest negative of a batch is often a wrong label or a copy: large batches,
+    many rows a class, faces.
+
+    Equals the mean hinge on the squared distances of mining `semi_hard`.
+
+    Memory O(A·R), time O(A·R·P) for P positives an anchor. Raises ValueError where closeness is no
+    distance.
+    """
+    s, positives = c.similarity, c.positives
+    most = positives.columns.shape[1]
     with torch.no_grad():
-        of_positive, of_negative = violations(c, margin)
-        weight = of_positive - of_negative
-        count = of_positive.sum(dtype=torch.float64)
-    # Large terms of both signs cancel here; float64 keeps the small remainder exact.
-    total = (weight * d).sum(dtype=torch.float64) + margin * count
-    joint = total / count.clamp_min(1)
-    return Terms(other={"joint": joint.to(d.dtype)})
+        columns = torch.cat([positives.columns, semi_hard(c)], 1)
+        valid = c.different.any(1)[:, None].expand(-1, most)
+        valid = valid if positives.valid is None else valid & positives.valid
+    squared = c.distance_of(s.gather(1, columns)).square()
+    return _joint(mean((squared[:, :most] - squared[:, most:] + margin).clamp_min(0), valid), c)
 
 
-def violations(c: Comparison, margin: float) -> tuple[Tensor, Tensor]:
-    """(A, R), (A, R): in how many violated triplets each pair is the positive, and the negative."""
-    d = c.distance
-    most = int(c.same.sum(1).max()) if c.same.numel() else 0
-    if most == 0:
-        return torch.zeros_like(d), torch.zeros_like(d)
-    # The few positives of each row, nearest first; places that a row does not fill come first, at
-    # -inf.
-    thresholds, columns = torch.where(c.same, d + margin, -torch.inf).topk(most, dim=1)
-    thresholds, columns = thresholds.flip(1).contiguous(), columns.flip(1)  # (A, P) ascending
-    below = torch.searchsorted(thresholds, d.contiguous(), right=True)  # positives that keep off
-    of_negative = torch.where(c.different, (most - below).to(d.dtype), 0.0)
-    counts = d.new_zeros(len(d), most + 1).scatter_add_(1, below, c.different.to(d.dtype))
-    nearer = counts.cumsum(1)[:, :most]  # negatives nearer than each threshold
-    nearer = torch.where(thresholds.isinf(), 0.0, nearer)
-    return torch.zeros_like(d).scatter_add_(1, columns, nearer), of_negative
+@home("in_batch", "cosine")
+def triplet_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
+    """Batch hard triplet hinge, one triplet an anchor (Hermans et al. 2017, section 2).
+
+    joint = mean_i [max_p d_ip - min_n d_in + margin]₊
+
+    The mean is over the anchors that have a positive and a negative, those at 0 too. Distances are
+    not squared, as in the paper.
+
+    Use it for re-identification, with few rows of each of many classes in a batch and clean labels;
+    where it collapses all rows to one point at the start, take `triplet_semi_hard` or a lower
+    learning rate.
+
+    Equals `triplet` with mining `hard` where every anchor violates.
+
+    Memory O(A·R). Raises ValueError where closeness is no distance.
+    """
+    s, positives = c.similarity, c.positives
+    if not positives.columns.numel():
+        return _joint(c.distance_of(s[:, :0]).sum(), c)
+    with torch.no_grad():
+        own = positives.fill(s.gather(1, positives.columns), torch.inf)
+        farthest = positives.columns.gather(1, own.argmin(1, keepdim=True))
+        columns = torch.cat([farthest, nearest(s, c.different)], 1)
+        scored = (positives.count > 0) & c.different.any(1)
+    d = c.distance_of(s.gather(1, columns))
+    return _joint(mean((d[:, 0] - d[:, 1] + margin).clamp_min(0), scored), c)
+
+
+@home("in_batch", "cosine")
+def easy_positive_hard_negative(c: Comparison, *, temperature: float = 0.1) -> Terms:
+    """Easiest positive against the hardest negative, EPHN (Xuan et al. 2020, section 3).
+
+    With p and n the most similar positive and the most similar negative of i:
+    joint = mean_i log(1 + e^{(s_in - s_ip) / temperature})
+
+    A positive with s ≥ 0.9999 is taken for a copy of the anchor and passed over. The mean is over
+    the anchors with s_ip > 0 and s_in > 0, as in the authors' code. It scores similarities, never
+    distances.
+
+    Use it where a class has several modes (views, styles) and many rows in a batch: a row is asked
+    to be near one of its class, not all.
+
+    Equals, with one negative, the N-pair loss of two classes on similarities over the temperature.
+
+    Memory O(A·R). Raises ValueError for a temperature that is not above 0.
+    """
+    return _joint(easiest_against(c, temperature, lambda easiest: c.different), c)
+
+
+@home("in_batch", "cosine")
+def easy_positive_semi_hard_negative(c: Comparison, *, temperature: float = 0.1) -> Terms:
+    """Easiest positive against the hardest negative that is no nearer, EPSHN (Xuan et al. 2020,
+    section 3).
+
+    With p the most similar positive of i and n its most similar negative with s_in ≤ s_ip:
+    joint = mean_i log(1 + e^{(s_in - s_ip) / temperature})
+
+    As `easy_positive_hard_negative`, and an anchor whose negatives are all nearer than the positive
+    is left out. Every term is at most log 2.
+
+    Use it as `easy_positive_hard_negative`, which it steadies early in training: it never pulls an
+    anchor over a nearer negative.
+
+    Memory O(A·R). Raises ValueError for a temperature that is not above 0.
+    """
+
+    def no_nearer(easiest: Tensor) -> Tensor:
+        return c.different & (c.similarity <= easiest)
+
+    return _joint(easiest_against(c, temperature, no_nearer), c)
+
+
+@home("in_batch", "cosine")
+def quadruplet(c: Comparison, *, margin: float = 1.0, second_margin: float = 0.5) -> Terms:
+    """Quadruplet loss (Chen et al. 2017; squared distances, fixed margins).
+
+    joint = mean_{ijk} [d_ij² - d_ik² + margin]₊ + mean_{ijlk} [d_ij² - d_lk² + second_margin]₊
+
+    i and j are of one class, k of another; in the second mean l and k are of two classes, neither
+    that of i. Means over all ordered tuples, those at 0 too; with fewer than three classes the
+    second is 0. The paper learns the distance and adapts the margins to a batch.
+
+    margin          of the triplets, which share their anchor
+    second_margin   of the pairs that share no row; below `margin`, as it helps them only
+
+    Use it where classes must be compact in one common scale, as for a single threshold: the second
+    mean compares distances across anchors.
+
+    Equals, with two classes, the mean triplet hinge on squared distances.
+
+    Memory O(A·R); time O(A·R·P) for P positives an anchor and O(A² log A) for the second mean.
+    Raises ValueError where references are not the anchors, closeness is no distance, or a row has
+    several labels.
+    """
+    c.square()
+    first, _ = over_triplets(c, squared(c.distance_of), hinges, margin)
+    second, tuples = over_quadruplets(c, second_margin)
+    return _joint(ratio(first, triplets(c)) + ratio(second, tuples), c)
+
+
+def _joint(value: Tensor, c: Comparison) -> Terms:
+    return Terms(other={"joint": value.to(c.similarity.dtype)})
+
+
+def plain(distance_of: Callable[[Tensor], Tensor]) -> Measure:
+    """Distances as they are."""
+
+    def measure(s: Tensor) -> tuple[Tensor, Tensor]:
+        d = distance_of(s)
+        return d, distance_slope(d)
+
+    return measure
+
+
+def squared(distance_of: Callable[[Tensor], Tensor]) -> Measure:
+    """Squared distances, 2 - 2s."""
+    return lambda s: (distance_of(s).square(), -2.0)
+
+
+def triplets(c: Comparison) -> Tensor:
+    """0-dim int64: how many triplets there are."""
+    return (c.positives.count * c.different.sum(1)).sum()
+
+
+def over_triplets(
+    c: Comparison, measure: Measure, score: Score, margin: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """0-dim float64: the sum of a score over all triplets, the margin added to the distances of
+    positives; and its slopes by these distances (A, P)."""
+    s, positives = c.similarity, c.positives  # read here, where gradients are recorded
+    limits = torch.finfo(s.dtype)
+    with torch.no_grad():
+        own, _ = measure(s.gather(1, positives.columns))
+        near = positives.fill(own + margin, limits.min)
+        grows, slope = torch.empty_like(near), torch.empty_like(s)
+        total = s.new_zeros((), dtype=torch.float64)
+        for part in in_blocks(s.shape):
+            d, per_s = measure(s[part])
+            far = torch.where(c.different[part], d, limits.max)
+            value, grows[part], falls = score(near[part], far)
+            total += value
+            falls.neg_().scatter_add_(1, positives.columns[part], grows[part])
+            torch.mul(falls, per_s, out=slope[part])
+    return known(s, lambda _: (total, slope)), grows
+
+
+def hinges(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ [near - far]₊; its slopes are the numbers of violated triplets that hold a pair."""
+    counts = by_passes if near.shape[1] <= PASSES else by_search
+    of_near, of_far = counts(near, far)
+    # Large sums cancel here; float64 keeps the small remainder.
+    total = (of_near.double() * near).sum() - (of_far * far).sum(dtype=torch.float64)
+    return total, of_near, of_far
+
+
+def by_passes(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, P), (B, R): how many of the far each of the near exceeds, and how many of the near exceed
+    each of the far. A pass over the far for each of the near."""
+    of_near, of_far, beaten = torch.empty_like(near), torch.zeros_like(far), torch.empty_like(far)
+    for p in range(near.shape[1]):
+        torch.gt(near[:, p : p + 1], far, out=beaten)
+        torch.sum(beaten, 1, out=of_near[:, p])
+        of_far += beaten
+    return of_near, of_far
+
+
+def by_search(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    """As `by_passes`, by a search among the near, sorted."""
+    ascending, order = near.sort(1)
+    below = torch.searchsorted(ascending, far, right=True)
+    counts = near.new_zeros(len(near), near.shape[1] + 1)
+    counts.scatter_add_(1, below, near.new_ones(()).expand_as(below))
+    of_near = torch.empty_like(near).scatter_(1, order, counts.cumsum(1)[:, :-1])
+    return of_near, (near.shape[1] - below).to(far.dtype)
+
+
+def soft_margins(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ log(1 + e^{near - far})."""
+    total = near.new_zeros((), dtype=torch.float64)
+    of_near, of_far = torch.empty_like(near), torch.zeros_like(far)
+    for p in range(near.shape[1]):
+        x = near[:, p : p + 1] - far
+        total += softplus(x).sum(1).sum(dtype=torch.float64)
+        torch.sum(x.sigmoid_(), 1, out=of_near[:, p])
+        of_far += x
+    return total, of_near, of_far
+
+
+def semi_hard(c: Comparison) -> Tensor:
+    """(A, P) int64: for each positive the most similar negative that is less similar than it; where
+    there is none, the least similar negative."""
+    s, columns = c.similarity, c.positives.columns
+    own, chosen = s.gather(1, columns), torch.empty_like(columns)
+    if not columns.numel():
+        return chosen
+    for part in in_blocks(s.shape):
+        negative = torch.where(c.different[part], s[part], -torch.inf)
+        least = torch.where(c.different[part], s[part], torch.inf).argmin(1)
+        for p in range(columns.shape[1]):
+            behind = own[part, p : p + 1] - negative
+            # The positive ones alone: torch.where is slower by an order of magnitude.
+            gap, column = F.threshold(behind, 0.0, torch.inf).min(1)
+            chosen[part, p] = torch.where(gap < torch.inf, column, least)
+    return chosen
+
+
+def nearest(s: Tensor, mask: Tensor) -> Tensor:
+    """(A, 1) int64: the most similar column of the mask (A, R); any where a row has none."""
+    return torch.where(mask, s, -torch.inf).argmax(1, keepdim=True)
+
+
+def easiest_against(
+    c: Comparison, temperature: float, negatives: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """0-dim: the easiest positive of each anchor against the hardest of those negatives (A, R) that
+    `negatives` names by the easiest similarities (A, 1)."""
+    positive(temperature=temperature)
+    s, positives = c.similarity, c.positives
+    if not positives.columns.numel():
+        return s[:, :0].sum()
+    with torch.no_grad():
+        own = s.gather(1, positives.columns)
+        own = positives.fill(torch.where(own < COPY, own, -torch.inf), -torch.inf)
+        easiest, place = own.max(1, keepdim=True)
+        mask = negatives(easiest)
+        hardest = nearest(s, mask)
+        columns = torch.cat([positives.columns.gather(1, place), hardest], 1)
+        scored = (easiest > 0) & mask.gather(1, hardest) & (s.gather(1, hardest) > 0)
+    s = s.gather(1, columns)
+    return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored[:, 0])
+
+
+class Ladder(NamedTuple):
+    """The thresholds of T positive pairs of C classes, in all and class by class.
+
+    value    (T,) ascending
+    grouped  (T,) int64: ranks in `value`, those of a class side by side, ascending
+    own      (T,) int64: the classes of `grouped`
+    key      (T,) int64: (T + 1) · class + rank of `grouped`, so ascending
+    start    (C,) int64: where a class begins in `grouped`
+    end      (C,) int64: where it ends
+    """
+
+    value: Tensor
+    grouped: Tensor
+    own: Tensor
+    key: Tensor
+    start: Tensor
+    end: Tensor
+
+
+def ladder(value: Tensor, own: Tensor, classes: int) -> Ladder:
+    """The Ladder of ascending thresholds (T,) of classes (T,)."""
+    grouped = own.argsort(stable=True)
+    size = torch.bincount(own, minlength=classes)
+    end, own = size.cumsum(0), own[grouped]
+    return Ladder(value, grouped, own, own * (len(own) + 1) + grouped, end - size, end)
+
+
+def over_quadruplets(c: Comparison, margin: float) -> tuple[Tensor, Tensor]:
+    """0-dim float64, 0-dim int64: Σ [d_ij² - d_lk² + margin]₊ over positive pairs (i, j) and pairs
+    (l, k) of two other classes, and the number of these tuples.
+
+    The few positives are sorted. A pair (l, k) counts for every threshold d_ij² + margin above it,
+    but for those of the class of l and of the class of k. Distances are symmetric: what (l, k)
+    loses to the class of k, (k, l) loses to that of its row.
+    """
+    s, of = c.similarity, class_of(c.anchor_label)
+    rows, columns = c.pairs()
+    with torch.no_grad():
+        place = rows * s.shape[1] + columns
+        value, order = (c.distance_of(s.reshape(-1)[place]).square() + margin).sort()
+        own = of[rows][order]
+        steps = ladder(value, own, len(of))
+        total, counts, slope = beside(c, steps, of)
+        total += (counts * value).sum()
+        slope.view(-1).index_add_(0, place[order], (-2 * counts).to(s.dtype))
+        touched = c.different.sum(1) + c.different.sum(0)
+        touched = touched.new_zeros(len(of)).index_add_(0, of, touched)
+        tuples = len(own) * c.different.sum() - touched[own].sum()
+    return known(s, lambda _: (total, slope)), tuples
+
+
+def beside(c: Comparison, steps: Ladder, of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Over the pairs (l, k): minus the sum of d_lk², each as often as it is in a violated tuple
+    (0-dim float64); in how many each threshold is (T,) float64; the slope by similarity (A, R)."""
+    s, most = c.similarity, len(steps.value)
+    total, slope = s.new_zeros((), dtype=torch.float64), s.new_empty(s.shape)
+    # Pairs by the number of thresholds that they keep off: of all, and of their row's class. A
+    # class of n thresholds has n + 1 such numbers, so that its own begin at start + class.
+    off, off_own = total.new_zeros(most + 1), total.new_zeros(most + len(of))
+    for part in in_blocks(s.shape):
+        d = c.distance_of(s[part]).square()
+        row, different = of[part, None], c.different[part]
+        either = different.to(torch.int8) + c.different.T[part]
+        kept_off = torch.searchsorted(steps.value, d, right=True)
+        first = torch.searchsorted(steps.key, row * (most + 1) + kept_off)
+        times = different * (most - kept_off) - either * (steps.end[row] - first)
+        total -= (times * d.double()).sum()
+        torch.mul(times, 2.0, out=slope[part])
+        off += torch.bincount(kept_off.view(-1), different.reshape(-1).double(), most + 1)
+        off_own += torch.bincount((first + row).view(-1), either.view(-1).double(), len(off_own))
+    counts, below = off.cumsum(0)[:most], F.pad(off_own.cumsum(0), (1, 0))
+    place = torch.arange(most, device=s.device)
+    of_own = below[place + steps.own + 1] - below[steps.start[steps.own] + steps.own]
+    return total, counts.index_add(0, steps.grouped, of_own, alpha=-1), slope
+
+
+def class_of(label: Tensor) -> Tensor:
+    """(A,) int64 numbers from 0 of the classes of (A,) labels, or of (A, L) multi-hot ones; a row
+    without a label is a class of its own."""
+    if label.ndim == 2:
+        if bool((label.sum(1) > 1).any()):
+            raise ValueError(
+                "quadruplet takes rows of one class each, but some rows have several labels; use "
+                "triplet"
+            )
+        alone = label.shape[1] + torch.arange(len(label), device=label.device)
+        label = torch.where(label.any(1), label.int().argmax(1), alone)
+    return label.unique(return_inverse=True)[1]
