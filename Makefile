@@ -35,6 +35,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/evaluation_memory.py
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/losses.py
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis .coverage

@@ -52,6 +52,9 @@ OBJECTIVES = {
     "alternating_jensen_shannon": {"alternating_jensen_shannon": {"critic_steps": 1, "width": 8}},
     "center": {"center": {"weight": 0.1}},
     "pce": {"pce": {"lam": 1.0, "detach": False}},
+    "embedding_norm": {"embedding_norm": {}},
+    "orthogonality": {"orthogonality": {}},
+    "uniformity": {"uniformity": {}},
     "sum": {
         "sum": {
             "parts": {
@@ -77,6 +80,11 @@ COMPARES = {
 MINING = {
     "hard": compared({"in_batch": {}}, {"triplet": {}}, mining={"hard": {}}),
     "semi_hard": compared({"in_batch": {}}, {"triplet": {}}, mining={"semi_hard": {}}),
+    "all": compared({"in_batch": {}}, {"triplet": {}}, mining={"all": {}}),
+    "easy_positive": compared({"in_batch": {}}, {"triplet": {}}, mining={"easy_positive": {}}),
+    "distance_weighted": compared(
+        {"in_batch": {}}, {"triplet": {}}, mining={"distance_weighted": {"farthest": 2.0}}
+    ),
     "multi_similarity": compared(
         {"in_batch": {}}, {"multi_similarity": {}}, mining={"multi_similarity": {}}
     ),
@@ -231,6 +239,10 @@ CRITERIA = {
     "proxy_anchor": {"classes": CLASSES, "dim": DIM},
     "triplet": {"mining": "semi_hard"},
     "cross_entropy": {"classes": CLASSES, "dim": DIM},
+    "margin": {"classes": CLASSES, "learn": {"beta": {"start": 0.8, "per": "class"}}},
+    "soft_triple": {"classes": CLASSES, "dim": DIM},
+    "smooth_ap": {},
+    "angular": {},
 }
 
 
@@ -371,7 +383,10 @@ def processes(request, tmp_path_factory):
     return request.param, left
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:n_pairs takes the first two rows"),
+]
 
 
 def assert_close(found, expected):
