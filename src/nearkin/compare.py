@@ -201,6 +201,7 @@ class Proxies(Compare):
         self, classes: int, dim: int, per_class: int = 1, closeness: Closeness | None = None
     ):
         super().__init__(closeness)
+        _check_counts(type(self).__name__, classes=classes, dim=dim, per_class=per_class)
         self.vectors = nn.Parameter(torch.randn(classes * per_class, dim) / dim**0.5)
         self.register_buffer(
             "proxy_label", torch.arange(classes).repeat_interleave(per_class), persistent=False
@@ -275,6 +276,7 @@ class Classifier(Compare):
         closeness: Closeness | None = None,
     ):
         super().__init__(closeness)
+        _check_counts(type(self).__name__, classes=classes, dim=dim)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         self.weight = nn.Parameter(torch.zeros(classes, dim))
@@ -317,6 +319,12 @@ def of_width(z: Tensor, kept: Tensor) -> Tensor:
     return z
 
 
+def _check_counts(name: str, **counts: int) -> None:
+    for key, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} needs {key} of at least 1, not {value}")
+
+
 def classes_of(label: Tensor, columns: Tensor) -> Tensor:
     """Labels of class columns in the form of the rows' labels; raises for a label that has no
     column."""
@@ -328,8 +336,9 @@ def classes_of(label: Tensor, columns: Tensor) -> Tensor:
                 "equal"
             )
         return torch.nn.functional.one_hot(columns, classes).bool()
-    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
-        seen = int(label.min()) if int(label.min()) < 0 else int(label.max())
+    lowest, highest = map(int, label.aminmax()) if len(label) else (0, -1)
+    if lowest < 0 or highest >= classes:
+        seen = lowest if lowest < 0 else highest
         raise ValueError(
             f"label {seen} is out of range: there are columns for classes 0..{classes - 1}; "
             "give `classes` the number of training classes and number the labels from 0"

@@ -119,8 +119,9 @@ class ClassSoftmax(NamedTuple):
         """Over the rows that have a column of their own: the mean of their own logits (A, P), and
         the mean log Σ e^logit over all columns."""
         if self.logits is not None:
-            found = _FewMeans.apply(self.logits, own, self.positives.columns)
-            return found  # type: ignore[return-value]
+            return _FewMeans.apply(  # type: ignore[return-value]
+                self.logits, own, self.positives.columns
+            )
         if self.scored is None:
             return _Means.apply(own, self.rest())  # type: ignore[return-value]
         return self.mean(self.own_mean(own)), self.mean(self.everyone(own))

@@ -11,7 +11,6 @@ from quad4 import LABEL4, LABELS, QUAD4, given, random_batch
 from nearkin import reduce
 from nearkin.compare import Centers, Classifier, Proxies
 from nearkin.core import Batch
-from nearkin.losses import classification
 from nearkin.losses.classification import cross_entropy, spce
 
 
@@ -190,30 +189,35 @@ def test_rows_without_a_column_are_left_out():
     assert terms.contrast.item() == pytest.approx(math.log(1 + math.e))
 
 
+def whole(c):
+    """The same comparison by its similarity, which is held."""
+    return replace(c, given=c.similarity)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_above_the_block_the_value_and_gradient_are_those_of_the_dense_path(
-    smoothing, bias, monkeypatch
+@pytest.mark.parametrize("entries", [1 << 20, 88])
+def test_in_blocks_value_and_gradient_are_those_of_the_dense_path(
+    smoothing, bias, entries, monkeypatch
 ):
+    monkeypatch.setattr(reduce, "FEW", 0)
+    monkeypatch.setattr(reduce, "ENTRIES", entries)
     z, label = random_batch(LABELS["shuffled"])
     z.requires_grad_()
     head = Classifier(30, 5, bias=bias, closeness="inner").double()
     head.weight.data.normal_(generator=torch.Generator().manual_seed(2))
-    leaves = [z, *head.parameters()]
-    found = []
-    for block in (8192, 8):
-        monkeypatch.setattr(classification, "BLOCK", block)
-        monkeypatch.setattr(reduce, "BLOCK", block)
-        c = head(z, Batch(None, label=label))
+    leaves, found = [z, *head.parameters()], []
+    for way in (whole, lambda c: c):
+        c = way(head(z, Batch(None, label=label)))
         terms = cross_entropy(c, label_smoothing=smoothing)
-        held = "similarity" in c.__dict__
-        assert held == (block == 8192)
         found.append([terms.tightness, terms.contrast, *torch.autograd.grad(terms.total, leaves)])
+    assert "similarity" not in c.__dict__
     for dense, blocked in zip(*found, strict=True):
         torch.testing.assert_close(blocked, dense)
 
 
-def test_nine_thousand_classes_never_make_the_logits():
+def test_nine_thousand_classes_never_make_the_logits(monkeypatch):
+    monkeypatch.setattr(reduce, "FEW", 4 * 9000 - 1)
     z, label = random_batch([0, 1, 2, 8999], dim=3)
     z.requires_grad_()
     head, c = classified(z, label, *head_for(9000, 3))
@@ -229,8 +233,7 @@ def test_nine_thousand_classes_never_make_the_logits():
         torch.testing.assert_close(a, b)
 
 
-def test_labels_without_a_column_are_left_out_in_blocks_too(monkeypatch):
-    monkeypatch.setattr(classification, "BLOCK", 2)
+def test_labels_without_a_column_are_left_out_of_a_classifier_too():
     weight, _ = head_for(4)
     z, _ = random_batch([0, 0, 0])
     _, c = classified(z[:2], torch.tensor([2, 0]), weight)
@@ -238,30 +241,62 @@ def test_labels_without_a_column_are_left_out_in_blocks_too(monkeypatch):
     torch.testing.assert_close(cross_entropy(more).total, cross_entropy(c).total)
 
 
-def test_several_proxies_a_class_go_the_dense_way(monkeypatch):
+def test_several_proxies_a_class_count_by_the_mean_of_their_logits():
     z, label = random_batch(LABELS["pairs"])
     proxies = Proxies(3, 5, per_class=2, closeness="inner").double()
-    batch = Batch(None, label=label)
-    expected = cross_entropy(proxies(z, batch), label_smoothing=0.1).total
-    monkeypatch.setattr(classification, "BLOCK", 2)
-    torch.testing.assert_close(
-        cross_entropy(proxies(z, batch), label_smoothing=0.1).total, expected
-    )
+    logits = z @ proxies.vectors.T
+    own = logits.view(6, 3, 2)[torch.arange(6), label].mean(1)
+    others = (logits.sum(1) - 2 * own) / 4
+    terms = cross_entropy(proxies(z, Batch(None, label=label)), label_smoothing=0.1)
+    torch.testing.assert_close(terms.tightness, -(0.9 * own + 0.1 * others).mean())
+    torch.testing.assert_close(terms.contrast, logits.logsumexp(1).mean())
 
 
-def test_by_cosine_the_blocks_see_unit_rows(monkeypatch):
+def test_by_cosine_the_blocks_see_unit_rows():
     z, label = random_batch(LABELS["pairs"])
     proxies = Proxies(3, 5, closeness="cosine").double()
-    batch = Batch(None, label=label)
-    expected = cross_entropy(proxies(z, batch)).total
-    monkeypatch.setattr(classification, "BLOCK", 2)
-    torch.testing.assert_close(cross_entropy(proxies(z, batch)).total, expected)
+    c = proxies(z, Batch(None, label=label))
+    torch.testing.assert_close(cross_entropy(c).total, cross_entropy(whole(c)).total)
 
 
-def test_euclidean_classes_are_compared_by_distance_however_many(monkeypatch):
+def test_euclidean_classes_are_compared_by_distance():
     z, label = random_batch(LABELS["pairs"])
     proxies = Proxies(3, 5, closeness="euclidean").double()
-    monkeypatch.setattr(classification, "BLOCK", 2)
     value = cross_entropy(proxies(z, Batch(None, label=label))).total
     logits = 1 - torch.cdist(z, proxies.vectors).square() / 2
     torch.testing.assert_close(value, F.cross_entropy(logits, label))
+
+
+def test_columns_in_any_order_are_found():
+    z, label = random_batch(LABELS["pairs"])
+    weight, bias = head_for(3)
+    _, c = classified(z, label, weight, bias)
+    order = torch.tensor([2, 0, 1])
+    turned = replace(
+        c, references=weight[order], bias=bias[order], reference_label=c.reference_label[order]
+    )
+    torch.testing.assert_close(cross_entropy(turned).total, cross_entropy(c).total)
+
+
+def test_multi_hot_rows_count_by_the_mean_of_their_own_logits():
+    z, _ = random_batch([0, 0, 0])
+    weight, bias = head_for(4)
+    hot = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1]]).bool()
+    _, c = classified(z, hot, weight, bias)
+    logits = z @ weight.T + bias
+    terms = cross_entropy(c)
+    torch.testing.assert_close(terms.tightness, -((logits * hot).sum(1) / hot.sum(1)).mean())
+    torch.testing.assert_close(terms.contrast, logits.logsumexp(1).mean())
+
+
+@pytest.mark.parametrize(
+    ("classes", "decay", "norm", "loss"),
+    [(3, 0.01, 2.0665688, 0.2144013), (10, 5e-4, 4.7711504, 0.1577089)],
+)
+def test_weight_decay_ends_at_a_simplex_of_its_norm(classes, decay, norm, loss):
+    corners = F.normalize(torch.eye(classes, dtype=torch.float64) - 1 / classes)
+    head, c = classified(corners, torch.arange(classes), norm * corners)
+    value = cross_entropy(c).total + decay * head.weight.square().sum()
+    assert value.item() == pytest.approx(loss, abs=1e-7)
+    (slope,) = torch.autograd.grad(value, head.weight)
+    assert slope.abs().max().item() < 1e-8

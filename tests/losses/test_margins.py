@@ -1,6 +1,7 @@
 """Softmax over directions of classes: normalized, and with margins."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from pytorch_metric_learning import losses as pml
 from quad4 import LABEL4, LABELS, QUAD4, random_batch
 
+from nearkin import reduce
 from nearkin.compare import Classifier, Proxies
 from nearkin.core import Batch
-from nearkin.losses.classification import arcface, cosface, norm_softmax
+from nearkin.losses.classification import arcface, cosface, norm_softmax, sub_center_arcface
 
 MEANS = F.normalize(torch.stack([QUAD4[:2].mean(0), QUAD4[2:].mean(0)]))
 
@@ -183,18 +185,72 @@ def test_it_equals_a_slow_loop_over_several_proxies(loss, per_class):
     assert terms.contrast.item() == pytest.approx(apart / len(label), rel=1e-9)
 
 
-def test_norm_softmax_never_holds_the_similarity_of_many_classes():
-    z, label = random_batch([0, 1, 2, 8999], dim=3)
+@pytest.mark.parametrize("loss", [norm_softmax, cosface, arcface])
+@pytest.mark.parametrize("entries", [1 << 20, 40])
+def test_the_similarity_is_never_held_and_the_gradient_is_exact(loss, entries, monkeypatch):
+    monkeypatch.setattr(reduce, "FEW", 0)
+    monkeypatch.setattr(reduce, "ENTRIES", entries)
+    z, label = random_batch(LABELS["shuffled"])
     z.requires_grad_()
-    proxies, c = around(vectors_for(9000, 3), z, label)
-    value = norm_softmax(c).total
+    proxies, c = around(vectors_for(9), z, label)
+    value = loss(c).total
     assert "similarity" not in c.__dict__
-    expected = F.cross_entropy(F.normalize(z) @ F.normalize(proxies.vectors).T / 0.05, label)
+    expected = loss(replace(c, given=c.similarity)).total
     torch.testing.assert_close(value, expected)
     leaves = [z, proxies.vectors]
-    seen, wanted = (torch.autograd.grad(x, leaves) for x in (value, expected))
+    seen, wanted = (torch.autograd.grad(x, leaves, retain_graph=True) for x in (value, expected))
     for a, b in zip(seen, wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("per_class", [1, 2])
+def test_a_learned_temperature_gets_its_exact_gradient(per_class):
+    z, label = random_batch(LABELS["shuffled"])
+    _, c = around(vectors_for(5 * per_class), z, label, per_class)
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(norm_softmax(c, temperature=temperature).total, temperature)
+    values = [norm_softmax(c, temperature=0.3 + e).total.item() for e in (1e-6, -1e-6)]
+    assert slope.item() == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6)
+
+
+# --- several proxies a class, of which the nearest counts
+
+
+def test_sub_center_arcface_of_one_proxy_a_class_is_arcface():
+    z, label = random_batch(LABELS["shuffled"])
+    _, c = around(vectors_for(6), z, label)
+    torch.testing.assert_close(sub_center_arcface(c).total, arcface(c).total)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_sub_center_arcface_equals_pytorch_metric_learning(labels):
+    z, label = random_batch(LABELS[labels])
+    vectors = vectors_for(7 * 3)
+    mine, other = z.clone().requires_grad_(), z.clone().requires_grad_()
+    proxies, c = around(vectors, mine, label, 3)
+    peer = pml.SubCenterArcFaceLoss(
+        num_classes=7, embedding_size=5, margin=math.degrees(0.5), sub_centers=3
+    ).double()
+    with torch.no_grad():
+        peer.W.copy_(vectors.T)
+    value, expected = sub_center_arcface(c).total, peer(other, label)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+    slopes = torch.autograd.grad(value, [mine, proxies.vectors])
+    wanted = torch.autograd.grad(expected, [other, peer.W])
+    for a, b in zip(slopes, (wanted[0], wanted[1].T), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+def test_only_the_nearest_proxies_of_a_class_learn():
+    z, label = at_angles(10, 20, 350)
+    vectors = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
+    proxies, c = around(vectors, z, label, 2)
+    terms = sub_center_arcface(c, scale=1.0)
+    own = [math.cos(math.radians(a) + 0.5) for a in (10, 20, 10)]
+    assert terms.tightness.item() == pytest.approx(-sum(own) / 3, abs=1e-12)
+    (slope,) = torch.autograd.grad(terms.tightness, proxies.vectors)
+    assert slope[0].norm() > 0
+    assert not slope[1:].any()
 
 
 def test_norm_softmax_of_a_classifier_divides_its_bias_too():
@@ -225,6 +281,7 @@ def test_norm_softmax_by_distance_is_a_softmax_of_distances():
         (arcface, {"scale": 0.0}, "scale must be above 0, not 0"),
         (arcface, {"margin": 28.6}, "radians from 0 to 1.5708, not 28.6; .* degrees are 0.4992"),
         (arcface, {"margin": -0.1}, "margin must be in radians from 0"),
+        (sub_center_arcface, {"margin": 28.6}, "radians from 0 to 1.5708, not 28.6"),
     ],
 )
 def test_settings_out_of_range_are_refused(loss, settings, said):
@@ -234,7 +291,9 @@ def test_settings_out_of_range_are_refused(loss, settings, said):
 
 
 @pytest.mark.parametrize("closeness", ["inner", "euclidean"])
-def test_arcface_needs_angles(closeness):
+@pytest.mark.parametrize("loss", [arcface, sub_center_arcface])
+def test_arcface_needs_angles(loss, closeness):
     _, c = around(MEANS, QUAD4, LABEL4, closeness=closeness)
-    with pytest.raises(ValueError, match=f"arcface needs angles, but .* '{closeness}'; use cosine"):
-        arcface(c)
+    said = f"{loss.__name__} needs angles, but .* '{closeness}'; use cosine"
+    with pytest.raises(ValueError, match=said):
+        loss(c)

@@ -1,68 +1,96 @@
 """Softmax losses over columns of classes: cross-entropy, its relative over class sums, normalized
-and with margins."""
+and with margins. No proxies as neighbors: these stand in proxies."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nearkin.core import Comparison, Terms, at_least_float32, home
-from nearkin.reduce import BLOCK, blocked_logsumexp, logsumexp, mean, positive, ratio
+from nearkin.core import Comparison, Terms, home
+from nearkin.reduce import by_class, class_softmax, moved, positive
 
 
 @home("classifier", "inner")
 def cross_entropy(c: Comparison, *, label_smoothing: float = 0.0) -> Terms:
-    """Cross-entropy with the paper's label smoothing (Boudiaf et al. 2020, table 2).
+    """Cross-entropy over the logits of a classifier, with the paper's label smoothing (Boudiaf et
+    al. 2020, table 2).
 
     tightness = -mean_i [(1-ε) l_iy + ε/(K-1) Σ_{k≠y} l_ik]
-    contrast  = mean_i log Σ_k e^{l_ik}
+    contrast = mean_i log Σ_k e^{l_ik}
 
-    ε/(K-1) falls on each other class, where torch's `label_smoothing` puts ε/K on every class. The
-    value is without the constant -H(q) of the paper's code. Rows without a column of their own are
-    left out. Memory O(A·R) up to 8,192 classes; above, the logits are never held: O(A·8192).
+    ε is label_smoothing and l the logits. ε/(K-1) falls on each other class, where torch's
+    `label_smoothing` puts ε/K on every class: torch's e = ε K/(K-1) is the same. The value is
+    without the constant -H(q) of the paper's code. Rows without a column of their own are left out;
+    of several own columns (several proxies a class, multi-hot labels) the mean of their l counts.
+
+    Use it first: with a few hundred or thousand classes and no tuning, a classifier's features are
+    as good an embedding as most pair losses give. Label smoothing 0.1 is the paper's choice.
+
+    Equals at a regular simplex of K unit rows and unit weights its least value under these norms,
+    log(1 + (K-1) e^{-K/(K-1)}).
+
+    Memory O(A·R) where several columns are one class's; with one each, up to 256 MiB of logits are
+    kept, and beyond O(A·8192).
+
+    Raises ValueError for a label_smoothing outside [0, 1).
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
-    own, others, everyone, scored = _in_blocks(c) if _fits_blocks(c) else _whole(c)
-    target = (1 - label_smoothing) * own + label_smoothing * others
-    return Terms(tightness=-mean(target, scored), contrast=mean(everyone, scored))
+    found = class_softmax(c)
+    target, everyone = found.means(found.own)
+    if label_smoothing:
+        others = found.mean(found.others())
+        target = (1 - label_smoothing) * target + label_smoothing * others
+    return Terms(tightness=-target, contrast=everyone)
 
 
 @home("centers", "inner", kind="sums")
 def spce(c: Comparison, *, scale: float = 1.0) -> Terms:
-    """Simplified pairwise cross-entropy: cross-entropy with the class sums as weights (Boudiaf et
+    """Simplified pairwise cross-entropy: the class sums of the batch are the weights (Boudiaf et
     al. 2020, eq. 15).
 
     tightness = -scale Σ_k |m_k|²          contrast = (1/n) Σ_i log Σ_k e^{scale z_i·m_k}
 
-    m_k = (1/n) Σ_{i in k} z_i over the batch. Nearly flat for many classes of unit rows: raise
-    `scale`. Memory O(A·R).
+    m_k = (1/n) Σ_{i in k} z_i over the batch; classes that are not in it have no m. Nearly flat for
+    many classes of unit rows, as m_k is about 1/K long: raise scale then.
+
+    Use it where a classifier's weights cannot be kept, with rows that are not normalized.
+
+    Equals cross-entropy with the weights m_k and no bias.
+
+    Memory O(A·R), at most 256 MiB of it for the gradient.
+
+    Raises ValueError unless scale is above 0.
     """
     positive(scale=scale)
-    return cross_entropy(replace(c, given=scale * c.similarity))
+    return _softmax(c, scale)
 
 
 @home("proxies", "cosine")
-def norm_softmax(c: Comparison, *, temperature: float = 0.05) -> Terms:
+def norm_softmax(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     """Normalized softmax: cross-entropy over cosines to class proxies (Zhai & Wu 2019).
 
     tightness = -mean_i s_iy / temperature          contrast = mean_i log Σ_k e^{s_ik / temperature}
 
-    Of several proxies a class, the mean of the own s counts. Memory O(A·R) up to 8,192 classes;
-    above, with one proxy a class, the cosines are never held: O(A·8192).
+    Of several proxies a class, the mean of the own s counts. The temperature may be learned.
+    pytorch-metric-learning's NormalizedSoftmaxLoss is the same for rows that are normalized before.
+
+    Use it as the strong and simple proxy loss: one number to set, stable from the first step.
+
+    Equals proxy_nca_plus_plus with scale = √(1 / (2 temperature)), and cosface and arcface without
+    a margin at scale = 1 / temperature.
+
+    Memory O(A·R) with several proxies a class; with one each, up to 256 MiB of cosines are kept,
+    and beyond O(A·8192).
+
+    Raises ValueError unless the temperature is above 0.
     """
     positive(temperature=temperature)
-    if c.given is not None or c.closeness == "euclidean":
-        return cross_entropy(replace(c, given=c.similarity / temperature))
-    assert c.anchors is not None
-    # The rows bear the temperature, so that the similarities need not be held.
-    rows = at_least_float32(c.anchors) / temperature
-    return cross_entropy(
-        replace(c, anchors=rows, bias=None if c.bias is None else c.bias / temperature)
-    )
+    return _softmax(c, 1 / temperature)
 
 
 @home("proxies", "cosine")
@@ -73,13 +101,22 @@ def cosface(c: Comparison, *, margin: float = 0.35, scale: float = 64.0) -> Term
     tightness = -mean_i l_iy          contrast = mean_i log Σ_k e^{l_ik}
 
     Of several proxies a class, each bears the margin and the mean of the own l counts.
-    Memory O(A·R).
+    pytorch-metric-learning's CosFaceLoss is the same.
+
+    Use it for very many classes (faces, products) and long trainings; start with a lower scale
+    (about 20) if the loss does not fall in the first epochs.
+
+    Equals norm_softmax with temperature = 1 / scale at margin 0.
+
+    Memory O(A·R) with several proxies a class; with one each, up to 256 MiB of cosines are kept,
+    and beyond O(A·8192).
+
+    Raises ValueError unless scale is above 0 and margin at least 0.
     """
     positive(scale=scale)
     if margin < 0:
         raise ValueError(f"margin must be at least 0, not {margin}")
-    cos = c.similarity
-    return cross_entropy(replace(c, given=scale * torch.where(c.same, cos - margin, cos)))
+    return _softmax(c, scale, lambda own: own - scale * margin)
 
 
 @home("proxies", "cosine")
@@ -92,10 +129,72 @@ def arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms
     ψ(θ) = cos(θ + margin), and beyond θ = π - margin, where that would rise again, the line
     cos θ - margin sin(margin) of the authors' code (without its easy_margin). At θ = 0, where ψ has
     a corner, the gradient is that of cos(θ) cos(margin). Of several proxies a class, each bears the
-    margin and the mean of the own l counts. Memory O(A·R).
+    margin and the mean of the own l counts. pytorch-metric-learning's ArcFaceLoss is the same with
+    its margin in degrees.
 
-    Raises ValueError for a comparison by inner products or by euclidean distance.
+    Use it like cosface; the margin in the angle is the same at all distances from the proxy.
+
+    Equals norm_softmax with temperature = 1 / scale at margin 0.
+
+    Memory O(A·R) with several proxies a class; with one each, up to 256 MiB of cosines are kept,
+    and beyond O(A·8192).
+
+    Raises ValueError for a comparison by inner products or by euclidean distance, unless scale is
+    above 0 and unless the margin is between 0 and π/2.
     """
+    _check_angles("arcface", c, margin, scale)
+    return _softmax(c, scale, lambda own: moved(own, _wider(margin, scale)))
+
+
+@home("proxies", "cosine", per_class=3)
+def sub_center_arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms:
+    """ArcFace with several proxies a class, of which the nearest counts (Deng et al. 2020, eq. 3).
+
+    With cos θ_ik = max_m cos_ikm over the proxies of class k, l_ik = scale cos θ_ik, but
+    l_iy = scale ψ(θ_iy) with the ψ of arcface:
+    tightness = -mean_i l_iy          contrast = mean_i log Σ_k e^{l_ik}
+
+    Only the nearest proxy of each class gets a gradient; equally near ones share it.
+    pytorch-metric-learning's SubCenterArcFaceLoss is the same with its margin in degrees; the
+    paper's second step, to drop rows far from their class's main proxy and train again, is not
+    here.
+
+    Use it instead of arcface where labels are noisy or classes have several looks: rows that do not
+    fit gather at a proxy of their own.
+
+    Equals arcface with one proxy a class.
+
+    Memory O(A·R).
+
+    Raises ValueError as arcface does, and for classes that have not as many proxies each.
+    """
+    _check_angles("sub_center_arcface", c, margin, scale)
+    similarity, label = by_class(c)
+    nearest = similarity[:, :, 0]
+    for other in similarity.unbind(2)[
+        1:
+    ]:  # many times faster than a maximum over a short last axis
+        nearest = torch.maximum(nearest, other)
+    of_classes = replace(c, reference_label=label, given=nearest, anchors=None, references=None)
+    return _softmax(of_classes, scale, lambda own: moved(own, _wider(margin, scale)))
+
+
+def _as_they_are(own: Tensor) -> Tensor:
+    return own
+
+
+def _softmax(
+    c: Comparison,
+    scale: float | Tensor,
+    with_margin: Callable[[Tensor], Tensor] = _as_they_are,
+) -> Terms:
+    """A softmax over scale·s, the own logits with their margin."""
+    found = class_softmax(c, scale)
+    target, everyone = found.means(with_margin(found.own))
+    return Terms(tightness=-target, contrast=everyone)
+
+
+def _check_angles(name: str, c: Comparison, margin: float, scale: float) -> None:
     positive(scale=scale)
     if not 0 <= margin <= math.pi / 2:
         raise ValueError(
@@ -104,46 +203,24 @@ def arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms
         )
     if c.closeness in ("inner", "euclidean"):
         raise ValueError(
-            f"arcface needs angles, but the rows compare by {c.closeness!r}; use cosine"
+            f"{name} needs angles, but the rows compare by {c.closeness!r}; use cosine"
         )
-    cos = c.similarity
-    return cross_entropy(replace(c, given=scale * torch.where(c.same, _wider(cos, margin), cos)))
 
 
-def _wider(cos: Tensor, margin: float) -> Tensor:
-    """ψ: the cosine of an angle that is wider by the margin, made to fall up to π."""
-    m = torch.as_tensor(margin, dtype=cos.dtype, device=cos.device)
-    # The root has an infinite slope at cos = ±1, and rounding can put a cosine beyond.
-    sin = ((1 - cos) * (1 + cos)).clamp_min(torch.finfo(cos.dtype).tiny).sqrt()
-    return torch.where(cos >= -m.cos(), cos * m.cos() - sin * m.sin(), cos - m * m.sin())
+def _wider(margin: float, scale: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """scale ψ of logits scale cos θ, and its slope: ψ is the cosine of an angle that is wider by
+    the margin, made to fall up to π."""
+    along, across = math.cos(margin), math.sin(margin)
 
+    def wider(logits: Tensor) -> tuple[Tensor, Tensor]:
+        cos = logits / scale
+        # Rounding can put a cosine beyond ±1.
+        sin = ((1 - cos) * (1 + cos)).clamp_min_(0).sqrt_()
+        line = cos < -along
+        value = torch.where(line, cos - margin * across, along * cos - across * sin)
+        # The root has an infinite slope at ±1; there it is left out.
+        turn = torch.where(sin > 0, cos / sin, 0.0)
+        slope = torch.where(line, 1.0, turn.mul_(across).add_(along))
+        return value.mul_(scale), slope
 
-def _whole(c: Comparison) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    logits = c.similarity
-    own = ratio(torch.where(c.same, logits, 0.0).sum(1), c.same.sum(1))
-    others = ratio(torch.where(c.different, logits, 0.0).sum(1), c.different.sum(1))
-    scored = c.same.any(1)
-    everyone = torch.where(scored, logsumexp(logits, c.same | c.different), 0.0)
-    return own, others, everyone, scored
-
-
-def _fits_blocks(c: Comparison) -> bool:
-    if c.mined or c.shape[1] <= BLOCK or c.anchor_label.ndim > 1 or c.closeness == "euclidean":
-        return False
-    # The blocks find one column of each class: several proxies a class go the other way.
-    alone = len(c.reference_label.unique()) == c.shape[1]
-    return alone and c.given is None and c.allowed is None and c.oneself is None
-
-
-def _in_blocks(c: Comparison) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    assert c.anchors is not None
-    assert c.references is not None
-    with torch.autocast(c.anchors.device.type, enabled=False):
-        a, r = at_least_float32(c.anchors), at_least_float32(c.references)
-        ordered, order = c.reference_label.sort()
-        place = torch.searchsorted(ordered, c.anchor_label).clamp_max(len(ordered) - 1)
-        scored, place = ordered[place] == c.anchor_label, order[place]
-        own, total = (a * r[place]).sum(1), a @ r.sum(0)
-        if c.bias is not None:
-            own, total = own + c.bias[place], total + c.bias.sum()
-        return own, (total - own) / (len(r) - 1), blocked_logsumexp(a, r, c.bias), scored
+    return wider

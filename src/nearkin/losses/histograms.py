@@ -31,6 +31,8 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
     gradient 0. pytorch-metric-learning leaves out the negative pairs of rows that are both alone in
     their class, and has no node for a similarity of 1.
 
+    bins   cells of similarity in [-1, 1]; the result hardly depends on them
+
     Use it with large batches and where thresholds and margins are hard to tune: it has none, and a
     single outlier moves it little. Once the positive and the negative similarities do not overlap
     it is 0.
@@ -79,6 +81,8 @@ def fast_ap(c: Comparison, *, bins: int = 10) -> Terms:
 
     A reference that is split stands partly before itself: with fine bins and no ties the value is
     at least 1 - AP and does not tend to it. Rows within one bin count as ties.
+
+    bins   cells of squared distance in [0, 4]
 
     Use it for retrieval that is judged by the whole ranking, with large batches that hold classes
     hard to tell apart. Fewer bins reach pairs that are further from their place.

@@ -26,6 +26,8 @@ def nca(c: Comparison, *, temperature: float | Tensor = 1.0) -> Terms:
     also has the sum of these probabilities without the log. It learns a linear map on plain rows:
     compare by euclidean for that. The temperature may be learned.
 
+    temperature   of squared distances: the lower, the fewer neighbors count
+
     Use it on few dimensions, with nearest neighbors as the classifier; on unit rows lower the
     temperature, since d² is at most 4.
 

@@ -22,6 +22,8 @@ def contrastive(c: Comparison, *, margin: float = 1.0) -> Terms:
     of a class. d is the distance of unit rows, at most 2. Other implementations take the mean over
     the pairs that are not 0, or leave the hinge unsquared (that is `margin`).
 
+    margin   the distance from which on different rows are let be; on unit rows at most 2
+
     Use it as the plainest baseline, for verification by a threshold on the distance, and where
     rows of a class should become one point.
 
@@ -93,6 +95,8 @@ def infonce(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     Other positives of the anchor stay out of the sum. The mean is over pairs: large classes count
     more than in `supcon`. The temperature may be learned.
 
+    temperature   the lower, the more the nearest negatives weigh; 0.05 to 0.2 on unit rows
+
     Use it where a row has one positive (two views, two modalities, sentence pairs), and where the
     total should be a bound: log(1 + negatives) - total is at most the mutual information.
 
@@ -118,6 +122,8 @@ def supcon(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
 
     Without the authors' code's factor temperature / 0.07. Anchors without a positive are left out;
     that code counts them as 0. The temperature may be learned.
+
+    temperature   the lower, the more the nearest rows weigh; 0.05 to 0.2 on unit rows
 
     Use it with many rows of a class in a batch and a linear classifier or nearest neighbors
     afterwards. It never reaches 0: for balanced classes its floor is that of classes collapsed on
@@ -150,6 +156,8 @@ def snca(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     No sum counts the anchor itself, as the table's tightness would: the total is -log of a
     probability. Wu et al. compare with a memory of all training rows. The temperature may be
     learned.
+
+    temperature   the lower, the fewer neighbors count
 
     Use it where a class has several modes: one near neighbor of the class is enough, the rest of
     the class may stay away. With `memory`, it scores against more than the batch.

@@ -24,6 +24,8 @@ def smooth_ap(c: Comparison, *, temperature: float = 0.01) -> Terms:
     have a positive. The released code and pytorch-metric-learning let an anchor be its own first
     hit, which raises every precision; here no row is compared with itself.
 
+    temperature   of the soft ranks, in similarity
+
     Use it for retrieval that is judged by the whole ranking (mAP), with large batches. Only pairs
     within a few temperatures of each other have a gradient, so it refines an embedding better than
     it begins one; a higher temperature reaches further.

@@ -29,6 +29,8 @@ def lifted_structure(c: Comparison, *, margin: float = 1.0) -> Terms:
     pair whose rows have no negative counts as 0. Rows are of length 1 here; the paper leaves them
     as they are (`closeness: euclidean`).
 
+    margin   the distance that negatives should keep
+
     Use it with small batches of many classes, where each pair should see every negative of both its
     rows. The square lets the farthest pairs dominate; `generalized_lifted` has no square.
 
@@ -47,6 +49,8 @@ def generalized_lifted(c: Comparison, *, margin: float = 1.0) -> Terms:
     joint = mean_i [log Σ_{same} e^{d} + log Σ_{different} e^{margin - d}]₊
 
     The mean is over the anchors that have a positive and a negative, those at 0 too.
+
+    margin   by how much farther the negatives should be than the positives
 
     Use it as a soft form of batch hard: the farthest positives and the nearest negatives weigh
     most, but all of them learn.

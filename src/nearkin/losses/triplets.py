@@ -36,6 +36,8 @@ def triplet(c: Comparison, *, margin: float = 0.2) -> Terms:
     over triplets that it chooses. A mean over all triplets would fade as they are learned; this one
     does not.
 
+    margin   by how much farther a negative should be than a positive, in distance
+
     Use it where the order alone matters: it asks nothing of a class once its rows are nearer to
     each other than to the rest by the margin.
 
@@ -77,6 +79,8 @@ def triplet_semi_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
     anchor has a negative, those at 0 too. Other implementations call every triplet semi-hard whose
     negative is farther than the positive and whose hinge is above 0.
 
+    margin   by how much farther a negative should be than a positive, in squared distance
+
     Use it where the hardest negative of a batch is often a wrong label or a copy: large batches,
     many rows a class, faces.
 
@@ -103,6 +107,8 @@ def triplet_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
 
     The mean is over the anchors that have a positive and a negative, those at 0 too. Distances are
     not squared, as in the paper.
+
+    margin   by how much farther a negative should be than a positive, in distance
 
     Use it for re-identification, with few rows of each of many classes in a batch and clean labels;
     where it collapses all rows to one point at the start, take `triplet_semi_hard` or a lower
@@ -135,6 +141,8 @@ def easy_positive_hard_negative(c: Comparison, *, temperature: float = 0.1) -> T
     the anchors with s_ip > 0 and s_in > 0, as in the authors' code. It scores similarities, never
     distances.
 
+    temperature   the lower, the sooner a triplet that is right stops teaching
+
     Use it where a class has several modes (views, styles) and many rows in a batch: a row is asked
     to be near one of its class, not all.
 
@@ -155,6 +163,8 @@ def easy_positive_semi_hard_negative(c: Comparison, *, temperature: float = 0.1)
 
     As `easy_positive_hard_negative`, and an anchor whose negatives are all nearer than the positive
     is left out. Every term is at most log 2.
+
+    temperature   the lower, the sooner a triplet that is right stops teaching
 
     Use it as `easy_positive_hard_negative`, which it steadies early in training: it never pulls an
     anchor over a nearer negative.
