@@ -77,7 +77,7 @@ def norm_softmax(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     tightness = -mean_i s_iy / temperature          contrast = mean_i log Σ_k e^{s_ik / temperature}
 
     Of several proxies a class, the mean of the own s counts. The temperature may be learned.
-    pytorch-metric-learning's NormalizedSoftmaxLoss is the same for rows that are normalized before.
+    pytorch-metric-learning's NormalizedSoftmaxLoss is the same.
 
     Use it as the strong and simple proxy loss: one number to set, stable from the first step.
 
@@ -148,7 +148,7 @@ def arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms
 
 @home("proxies", "cosine", per_class=3)
 def sub_center_arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms:
-    """ArcFace with several proxies a class, of which the nearest counts (Deng et al. 2020, eq. 3).
+    """ArcFace with several proxies a class, of which the nearest counts (Deng et al. 2020).
 
     With cos θ_ik = max_m cos_ikm over the proxies of class k, l_ik = scale cos θ_ik, but
     l_iy = scale ψ(θ_iy) with the ψ of arcface:

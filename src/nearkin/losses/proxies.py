@@ -70,7 +70,7 @@ def _own_and_others(c: Comparison) -> tuple[Positives, Callable[[Tensor], Tensor
 
 @home("proxies", "cosine")
 def proxy_nca(c: Comparison, *, scale: float = 1.0) -> Terms:
-    """Proxy-NCA, the own proxy not in its sum (Movshovitz-Attias et al. 2017, eq. 4).
+    """Proxy-NCA, the own proxy not in its sum (Movshovitz-Attias et al. 2017).
 
     With d²_ik = scale² |x_i - p_k|² for unit rows and proxies:
     tightness = mean_i d²_iy          contrast = mean_i log Σ_{k≠y} e^{-d²_ik}
@@ -80,7 +80,7 @@ def proxy_nca(c: Comparison, *, scale: float = 1.0) -> Terms:
     to meet are left out; of several own proxies the mean of their d² counts.
     pytorch-metric-learning's ProxyNCALoss has the own proxy in the sum: it is proxy_nca_plus_plus.
 
-    Use it to reproduce the paper; in training the own proxy in the sum does better.
+    Use it to reproduce the paper; otherwise take proxy_nca_plus_plus, whose value is at least 0.
 
     Equals log(e^L - 1) for each row, with L its proxy_nca_plus_plus at the same scale.
 
@@ -98,8 +98,7 @@ def proxy_nca(c: Comparison, *, scale: float = 1.0) -> Terms:
 
 @home("proxies", "cosine")
 def proxy_nca_plus_plus(c: Comparison, *, scale: float = 3.0) -> Terms:
-    """ProxyNCA++: Proxy-NCA with the own proxy in its sum and a low temperature (Teh et al. 2020,
-    eq. 6).
+    """ProxyNCA++: Proxy-NCA with the own proxy in its sum and a low temperature (Teh et al. 2020).
 
     With d²_ik = scale² |x_i - p_k|² for unit rows and proxies:
     tightness = mean_i d²_iy          contrast = mean_i log Σ_k e^{-d²_ik}
@@ -108,7 +107,7 @@ def proxy_nca_plus_plus(c: Comparison, *, scale: float = 3.0) -> Terms:
     pytorch-metric-learning's ProxyNCALoss is the same with softmax_scale = scale². The paper's
     other changes (max pooling, a higher learning rate of the proxies) are the trainer's.
 
-    Use it as a proxy loss that is tuned by one number and seldom diverges.
+    Use it as a proxy loss that is tuned by one number, given as a stretch of the sphere.
 
     Equals norm_softmax with temperature = 1 / (2 scale²).
 

@@ -25,8 +25,7 @@ def soft_triple(
     margin: float = 0.01,
     spread: float = 0.2,
 ) -> Terms:
-    """SoftTriple loss: a softmax over classes that have several centers each (Qian et al. 2019, eq.
-    9).
+    """SoftTriple loss: a softmax over classes that have several centers each (Qian et al. 2019).
 
     With S_ik = Σ_m q_m s_ikm, q = softmax over the centers m of class k of s_ikm / γ, and
     l_ik = scale (S_ik - margin [k = y_i]):
@@ -41,7 +40,7 @@ def soft_triple(
 
     The third part stands in `other`. pytorch-metric-learning's SoftTripleLoss is the same without
     it; with weight_regularizer=SparseCentersRegularizer(K, M) and weight_reg_weight=τ it is the
-    whole, but for 1e-6 under the root. The paper fits also γ and M to the data set.
+    whole, but for a tiny number that it adds under the root.
 
     Use it where a class has several looks (colors, poses, sub-types) and one proxy would pull them
     together.
