@@ -96,12 +96,12 @@ def test_data_list_is_the_list_of_data_sets(good):
 
 def test_show_tells_formula_settings_and_source(good):
     text = good("show", "infonce")
-    assert "infonce(temperature: float = 0.1)" in text
+    assert "infonce(temperature: float | Tensor = 0.1)" in text
     assert "van den Oord et al. 2018" in text
     assert "tightness" in text
     (item,) = json.loads(good("show", "infonce", "--json"))["items"]
     assert item["kind"] == "loss"
-    assert item["signature"] == "infonce(temperature: float = 0.1)"
+    assert item["signature"] == "infonce(temperature: float | Tensor = 0.1)"
     both = json.loads(good("show", "multi_similarity", "--json"))["items"]
     assert [item["kind"] for item in both] == ["mining", "loss"]
     assert "recall@K" in good("show", "recall@5")

@@ -252,7 +252,8 @@ def test_its_page_says_everything_in_order(pages, leaves):
         *("supcon", "Use it", "Equals", "Weight of a pair"),
         *("Settings", "In code", "At a glance"),
     ]
-    assert "| `temperature` | `0.1` | may be learned |" in text
+    assert "| `temperature` | `0.1` | the lower, " in text
+    assert "on unit rows; may be learned |" in text
 
 
 def test_the_table_has_a_row_for_every_loss(pages, leaves):

@@ -194,7 +194,7 @@ class Comparison:
     @cached_property
     def different(self) -> Tensor:
         """(A, R) bool: the pair shares no label and is allowed."""
-        if self.anchor_label.ndim == 1 and self.allowed is None:
+        if self.anchor_label.ndim == 1 and self.allowed is None and not self.mined:
             return ~self._equal  # an item has its own label
         return self._compared(~self._equal)
 

@@ -22,8 +22,8 @@ Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 def lifted_structure(c: Comparison, *, margin: float = 1.0) -> Terms:
     """Lifted structured feature embedding (Oh Song et al. 2016, eq. 4).
 
-    With N_i = Σ_{different} e^{margin - d_ik} over the negatives k of i, over positive pairs (i,
-    j): joint = (1/2) mean_{same} [log(N_i + N_j) + d_ij]₊²
+    With N_i = Σ_{different} e^{margin - d_ik} over the negatives k of a row i:
+    joint = (1/2) mean_{same} [log(N_i + N_j) + d_ij]₊²
 
     The mean is over ordered positive pairs, which is the paper's half mean over unordered ones. A
     pair whose rows have no negative counts as 0. Rows are of length 1 here; the paper leaves them
