@@ -80,13 +80,13 @@ def whole(a, r, bias):
     """The same by plain autograd over all logits."""
     logits = a @ r.T if bias is None else a @ r.T + bias
     rest = logits.scatter(1, COLUMN[:, None], -torch.inf).logsumexp(1)
-    return logits.gather(1, COLUMN[:, None]), rest, logits.sum(1)
+    return logits.gather(1, COLUMN[:, None]), rest
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 28])
 @pytest.mark.parametrize("entries", [1, 12, 35, 1 << 20])
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("used", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
 def test_blocked_softmax_equals_dense_in_value_and_gradient(
     kept, entries, biased, used, monkeypatch
 ):
@@ -112,7 +112,7 @@ def test_blocked_softmax_of_unit_rows_reaches_what_they_were_made_of(entries, mo
     monkeypatch.setattr(reduce, "ENTRIES", entries)
     a, x = drawn(5, 4), drawn(7, 4, seed=1)
     rows, _ = unit_rows(x)
-    own, rest, _ = reduce.blocked_softmax(a, rows, COLUMN)
+    own, rest = reduce.blocked_softmax(a, rows, COLUMN)
     plain = whole(a, torch.nn.functional.normalize(x), None)
     seen = torch.autograd.grad((own[:, 0] * rest).sum(), [a, x])
     expected = torch.autograd.grad((plain[0][:, 0] * plain[1]).sum(), [a, x])
@@ -137,10 +137,10 @@ def test_blocked_softmax_leaves_what_is_frozen(frozen):
 
 def test_alone_in_its_softmax_a_column_has_no_rest():
     a, r = drawn(2, 3), drawn(1, 3, seed=1)
-    own, rest, total = reduce.blocked_softmax(a, r, torch.zeros(2, dtype=torch.int64))
+    own, rest = reduce.blocked_softmax(a, r, torch.zeros(2, dtype=torch.int64))
     assert rest.tolist() == [-math.inf, -math.inf]
     value = torch.logaddexp(own[:, 0], rest).sum()
-    torch.testing.assert_close(value, total.sum())
+    torch.testing.assert_close(value, (a @ r.T).sum())
     for mine, theirs in zip(
         torch.autograd.grad(value, [a, r]),
         torch.autograd.grad((a @ r.T).sum(), [a, r]),
@@ -152,7 +152,7 @@ def test_alone_in_its_softmax_a_column_has_no_rest():
 def test_logits_of_any_size_stay_finite():
     a = torch.tensor([[2.0**60, 0.0], [0.0, 80.0]], requires_grad=True)
     r = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]], requires_grad=True)
-    own, rest, _ = reduce.blocked_softmax(a, r, torch.tensor([0, 2]))
+    own, rest = reduce.blocked_softmax(a, r, torch.tensor([0, 2]))
     assert own[:, 0].tolist() == [2.0**60, -80]
     assert rest.tolist() == [0.0, pytest.approx(math.log(2))]
     for slope in torch.autograd.grad(rest.sum(), [a, r]):

@@ -5,18 +5,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+_AS_IS = nullcontext()
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
 # (A, R) similarities -> a value, 0-dim or (A,), and (A, R) its slope: row i of the slope is the
 # derivative of entry i of the value, or of the one value. Called without gradients.
 Rest = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For the backward pass of a closed form: outside autocast, and differentiable once.
+
+    torch's `once_differentiable` misses slopes without a graph, such as the 1 at the end of a loss:
+    a gradient penalty would be silently 0. Here it raises.
+    """
+    inner = once_differentiable(backward)
+
+    def guarded(ctx: Any, *slopes: Tensor | None) -> Any:
+        devices = {slope.device.type for slope in slopes if slope is not None}
+        if torch.is_grad_enabled():
+            slopes = tuple(s if s is None or s.requires_grad else _leaf(s) for s in slopes)
+        with without_autocast(devices.pop()) if devices else _AS_IS:
+            return inner(ctx, *slopes)
+
+    return guarded
+
+
+def _leaf(slope: Tensor) -> Tensor:
+    return slope.detach().requires_grad_()
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Full precision. Leaving autocast costs as much as a small product, and most steps are not
+    under it."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _AS_IS
 
 
 class Positives(NamedTuple):
@@ -77,7 +107,7 @@ class _Split(torch.autograd.Function):
         return similarity.gather(1, columns), value
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: FunctionCtx, to_own: Tensor, to_value: Tensor) -> tuple[Tensor | None, ...]:
         columns, slope = ctx.saved_tensors  # type: ignore[attr-defined]
         slope = slope * (to_value[:, None] if to_value.ndim else to_value)
@@ -143,7 +173,7 @@ class _Square(torch.autograd.Function):
         return rows @ rows.T
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:
         (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
         # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
@@ -214,7 +244,7 @@ class _Unit(torch.autograd.Function):
         return rows
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
         rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
         return along_sphere(slope, rows, length, torch.empty_like(rows)), None, None
@@ -247,7 +277,7 @@ class _SoftRanks(torch.autograd.Function):
         return own, ranks
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: FunctionCtx, to_own: Tensor, to_ranks: Tensor) -> tuple[Tensor | None, ...]:
         similarity, columns, mask = ctx.saved_tensors  # type: ignore[attr-defined]
         temperature = ctx.temperature  # type: ignore[attr-defined]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -12,11 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nearkin.closed import Positives, distances, gram, picked, positives_of
+from nearkin.closed import Positives, distances, gram, picked, positives_of, without_autocast
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
 
-_AS_IS = nullcontext()
 _said: set[str] = set()
 
 
@@ -162,7 +160,7 @@ class Comparison:
             raise ValueError(
                 "a comparison needs anchors and references, or a given similarity; it has neither"
             )
-        with _without_autocast(self.anchors.device.type):
+        with without_autocast(self.anchors.device.type):
             return _similarity(
                 at_least_float32(self.anchors),
                 at_least_float32(self.references),
@@ -275,7 +273,8 @@ class Comparison:
         if self.references is None or self.references is not self.anchors:
             raise ValueError(
                 "this loss reads the negatives of both ends of a pair, so references must be the "
-                "anchors; use in_batch"
+                "anchors: compare in_batch, and leave out memory, references and mining that picks "
+                "pairs (semi_hard, distance_weighted)"
             )
         return self
 
@@ -285,17 +284,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    # Leaving autocast costs as much as a small product; most steps are not under it.
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _AS_IS
-
-
 def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tensor | None) -> Tensor:
     itself = anchors is references
     if closeness == "euclidean":
         # Distances do not see a common shift; without it the expansion below cancels
         # catastrophically.
-        middle = references.detach().mean(0)
+        middle = references.detach().sum(0) / max(len(references), 1)
         a = anchors - middle
         r = a if itself else references - middle
         inner = gram(a) if itself else a @ r.T

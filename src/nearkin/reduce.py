@@ -9,9 +9,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nearkin.closed import Positives, along_sphere, made_of, split_log_sum_exp
+from nearkin.closed import (
+    Positives,
+    along_sphere,
+    made_of,
+    once,
+    split_log_sum_exp,
+)
 from nearkin.core import Comparison, at_least_float32
 
 ENTRIES = 1 << 20  # logits of a block: 4 MiB of float32 stay in cache
@@ -25,6 +30,13 @@ def positive(**settings: float | Tensor) -> None:
         if not value > 0:
             seen = value.item() if isinstance(value, Tensor) else value
             raise ValueError(f"{name} must be above 0, not {seen}")
+
+
+def not_negative(**settings: float) -> None:
+    """Raise ValueError for a setting of a loss that is below 0, naming it and its value."""
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, not {value}")
 
 
 def mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -140,7 +152,7 @@ class _Means(torch.autograd.Function):
         return own.sum() / rows, everyone.sum() / rows
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, to_own: Tensor, to_everyone: Tensor) -> tuple[Tensor, Tensor]:
         (shares,) = ctx.saved_tensors
         own, rest = (shares * to_everyone).split(1, 1)
@@ -159,7 +171,7 @@ class _FewMeans(torch.autograd.Function):
         return own.sum() / rows, everyone.sum() / rows
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, to_own: Tensor, to_everyone: Tensor) -> tuple[Tensor, Tensor, None]:
         shares, columns = ctx.saved_tensors
         rows = max(shares.shape[0], 1)
@@ -182,7 +194,7 @@ class _Moved(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, to_value: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return slope * to_value, None
@@ -247,15 +259,13 @@ def _blocked(c: Comparison, scale: float | Tensor | None, positives: Positives) 
     assert c.anchors is not None
     assert c.references is not None
     with torch.autocast(c.anchors.device.type, enabled=False):
-        own, rest, total = blocked_softmax(
-            # The rows bear the scale, so that the similarities need not be held.
-            _times(at_least_float32(c.anchors), scale),
-            at_least_float32(c.references),
-            positives.columns[:, 0],
-            None if c.bias is None else _times(c.bias, scale),
-        )
+        # The rows bear the scale, so that the similarities need not be held.
+        rows, columns = _times(at_least_float32(c.anchors), scale), at_least_float32(c.references)
+        bias = None if c.bias is None else _times(c.bias, scale)
+        own, rest = blocked_softmax(rows, columns, positives.columns[:, 0], bias)
 
     def others() -> Tensor:
+        total = rows @ columns.sum(0) + (0.0 if bias is None else bias.sum())
         return (total - own[:, 0]) / max(c.shape[1] - 1, 1)
 
     return ClassSoftmax(positives, own, lambda: rest, others, None)
@@ -298,18 +308,18 @@ def by_class(c: Comparison) -> tuple[Tensor, Tensor]:
             "this loss takes the columns of a class together, so each class needs as many, side by "
             "side; use proxies with per_class"
         )
-    return c.similarity.view(anchors, classes, -1), grouped[:, 0]
+    return c.similarity.reshape(anchors, classes, grouped.shape[1]), grouped[:, 0]
 
 
 def blocked_softmax(
     anchors: Tensor, references: Tensor, column: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """A softmax over many columns whose logits anchors·r + bias_r are never held together.
 
     column      (A,) int64: the column of each anchor that is kept apart
 
-    Returns (A, 1) the logit of that column, (A,) log Σ e^logit over the others (-inf where there
-    are none) and (A,) the sum of all logits. Exact in value and gradient, in three matrix products
+    Returns (A, 1) the logit of that column and (A,) log Σ e^logit over the others (-inf where there
+    are none). Exact in value and gradient, in three matrix products
     where all (R, A) exponentials together take up to 256 MiB, which are kept for the gradient; in
     four above, where each block is computed once more. Memory O(A·block) beside them.
     """
@@ -330,37 +340,32 @@ class _BlockedSoftmax(torch.autograd.Function):
         length: Tensor | None,
         bias: Tensor | None,
         column: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         size = references.element_size() * anchors.shape[0] * references.shape[0]
         keeps = any(ctx.needs_input_grad) and size <= KEPT
-        rest = total = None
+        rest = None
         own, kept = anchors.new_empty(anchors.shape[0], 1), []
         blocks = _blocks(column, references.shape[0])
         for part, rows, places in blocks:
             logits = _logits(anchors, references, bias, part)
             own[rows, 0] = logits.view(-1)[places]
-            summed = logits.sum(0)
             top = _exponentials(logits, places)
             value = logits.sum(0).log_().add_(top)
-            total = summed if total is None else total.add_(summed)
             rest = value if rest is None else torch.logaddexp(rest, value)
             if keeps:
                 kept += [logits, top]
         ctx.save_for_backward(anchors, references, length, bias, rest, *kept)
         ctx.blocks = blocks
         ctx.set_materialize_grads(False)
-        return own, rest, total  # type: ignore[return-value]
+        return own, rest  # type: ignore[return-value]
 
     @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, to_own: Tensor | None, to_rest: Tensor | None, to_total: Tensor | None
-    ) -> tuple[Any, ...]:
+    @once
+    def backward(ctx: Any, to_own: Tensor | None, to_rest: Tensor | None) -> tuple[Any, ...]:
         anchors, references, length, bias, rest, *kept = ctx.saved_tensors
         nothing = torch.zeros_like(rest)
         to_rest = nothing if to_rest is None else to_rest
         to_own = nothing if to_own is None else to_own[:, 0]
-        to_own = to_own if to_total is None else to_own + to_total
         to_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
         to_source = torch.empty_like(references) if ctx.needs_input_grad[1] else None
         to_bias = torch.empty_like(bias) if ctx.needs_input_grad[4] else None
@@ -372,7 +377,7 @@ class _BlockedSoftmax(torch.autograd.Function):
                 top = _exponentials(share, places)
             # Without a rest the exponentials are 0, and so must be their weight.
             weight = to_rest * (top - rest).exp().nan_to_num_(0.0, 0.0)
-            share = share * weight if to_total is None else torch.addcmul(to_total, share, weight)
+            share = share * weight
             share.view(-1).index_copy_(0, places, to_own[rows])
             if to_anchors is not None:
                 to_anchors.addmm_(share.T, references[part])

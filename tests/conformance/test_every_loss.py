@@ -330,3 +330,82 @@ def test_after_mining_it_still_scores(name):
         assert gradient.isfinite().all(), key
         lone, slopes = silently(name, z[:3], torch.tensor([0, 1, 2]), objective)
         assert_finite(lone, slopes)
+
+
+# --- what a closed form must not do silently
+
+
+@every
+def test_a_penalty_on_its_gradient_raises_or_is_exact(name):
+    z, label = random_batch(LABELS["unbalanced"], DIM)
+    objective, z = compared(name), z.requires_grad_()
+    value = objective(z, Batch(None, label=label)).total
+    (slope,) = torch.autograd.grad(value, z, create_graph=True)
+    if name != "n_pairs":
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            slope.square().sum().backward()
+        return
+    (seen,) = torch.autograd.grad(slope.square().sum(), z)
+
+    def steepness(z):
+        value = objective(z, Batch(None, label=label)).total
+        return torch.autograd.grad(value, z)[0].square().sum()
+
+    along = torch.randn(z.shape, generator=torch.Generator().manual_seed(5), dtype=z.dtype)
+    step = 1e-5 * along
+    risen = (steepness(z + step) - steepness(z - step)) / 2e-5
+    assert (seen * along).sum().item() == pytest.approx(risen.item(), rel=1e-4)
+
+
+@every
+def test_its_gradient_is_the_same_with_the_backward_pass_under_autocast(name):
+    z, label = random_batch(LABELS["unbalanced"], DIM, dtype=torch.float32)
+    objective = compared(name, torch.float32)
+    leaves = [z.requires_grad_(), *objective.parameters()]
+    plain = torch.autograd.grad(objective(z, Batch(None, label=label)).total, leaves)
+    value = objective(z, Batch(None, label=label)).total
+    with torch.autocast("cpu", torch.bfloat16):
+        under = torch.autograd.grad(value, leaves)
+    for one, two in zip(plain, under, strict=True):
+        torch.testing.assert_close(one, two, rtol=2e-2, atol=2e-2 * one.abs().max().item())
+
+
+@every_one_of_rows
+@pytest.mark.parametrize("closeness", ["cosine", "euclidean"])
+def test_against_no_references_at_all_it_is_zero_with_gradient_zero(name, closeness):
+    z, label = random_batch([0, 0, 1], DIM)
+    own = criterion(name, closeness=closeness) if closeness != "cosine" else criterion(name)
+    nothing = {"references": z[:0], "reference_labels": label[:0]}
+    z = z.requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name in OF_BOTH_ENDS or (closeness == "euclidean" and name in OF_ANGLES):
+            with pytest.raises(ValueError, match=r"both ends|angles"):
+                own(z, label, **nothing)
+            return
+        value = own(z, label, **nothing)
+    value.backward()
+    assert value.item() == 0
+    assert not z.grad.any()
+
+
+@every
+def test_a_margin_below_zero_is_refused(name):
+    settings = inspect.signature(LOSSES[name]).parameters
+    for key in {"margin", "second_margin", "nu", "weight", "spread"} & set(settings):
+        with pytest.raises(ValueError, match=key):
+            silently(name, *random_batch(LABELS["pairs"], DIM), with_settings(name, **{key: -0.1}))
+
+
+@every
+def test_an_empty_batch_is_zero(name):
+    terms, _ = silently(name, torch.zeros(0, DIM), torch.zeros(0, dtype=torch.int64))
+    # Without what is about the proxies alone.
+    rows = [value for key, value in terms.other.items() if key != "spread"]
+    assert [value.item() for value in (terms.tightness, terms.contrast, *rows)] == [0, 0] + [
+        0
+    ] * len(rows)
+
+
+def with_settings(name, **settings):
+    return criterion(name, classes=CLASSES, dim=DIM, **settings).compared.eval().double()

@@ -300,3 +300,8 @@ def test_weight_decay_ends_at_a_simplex_of_its_norm(classes, decay, norm, loss):
     assert value.item() == pytest.approx(loss, abs=1e-7)
     (slope,) = torch.autograd.grad(value, head.weight)
     assert slope.abs().max().item() < 1e-8
+
+
+def test_with_one_class_label_smoothing_has_nobody_to_fall_on():
+    c = given([[3.0], [-2.0]], [0, 0], [0], columns_are="classes")
+    assert cross_entropy(c, label_smoothing=0.1).total.item() == 0

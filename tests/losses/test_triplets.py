@@ -23,6 +23,7 @@ from nearkin.losses.triplets import (
     by_search,
     easy_positive_hard_negative,
     easy_positive_semi_hard_negative,
+    over_quadruplets,
     quadruplet,
     triplet,
     triplet_hard,
@@ -191,10 +192,8 @@ def test_quadruplet_of_quad6_in_its_two_means():
     c = in_batch(QUAD6, LABEL6)
     first, second = 0.6913030542, 0.5255023967
     assert quadruplet(c).total.item() == pytest.approx(first + second, abs=1e-9)
-    # Four is the largest squared distance: no tuple is violated.
-    alone = quadruplet(c, second_margin=-8.0).total.item()
-    assert alone == pytest.approx(first, abs=1e-9)
-    assert quadruplet(c, margin=-8.0).total.item() == pytest.approx(second, abs=1e-9)
+    total, tuples = over_quadruplets(c, 0.5)
+    assert (total / tuples).item() == pytest.approx(second, abs=1e-9)
 
 
 # --- every tuple by itself
@@ -439,3 +438,14 @@ def test_value_and_gradient_equal_pytorch_metric_learning(loss, labels):
 def test_triplet_learns_even_if_nobody_read_the_distance_before():
     _, slope = value_and_slope(triplet, lambda z: in_batch(z, LABEL4), QUAD4)
     assert slope.norm() > 0.1
+
+
+def test_with_two_classes_the_quadruplets_second_mean_leaves_float32_gradients_alone():
+    z, label = random_batch([0, 1] * 128, 32)
+    low = z.float().requires_grad_()
+    high = low.detach().double().requires_grad_()
+    slopes = [
+        torch.autograd.grad(quadruplet(in_batch(x, label)).total, x)[0].double()
+        for x in (low, high)
+    ]
+    assert (slopes[0] - slopes[1]).norm() < 1e-5 * slopes[1].norm()

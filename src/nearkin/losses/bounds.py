@@ -3,10 +3,8 @@ bound."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import mean
+from nearkin.reduce import mean, softplus
 
 
 @home("in_batch", "cosine")
@@ -27,6 +25,6 @@ def jsd(c: Comparison) -> Terms:
     Memory O(A·R).
     """
     return Terms(
-        tightness=mean(F.softplus(-c.similarity), c.same),
-        contrast=mean(F.softplus(c.similarity), c.different),
+        tightness=mean(softplus(-c.similarity), c.same),
+        contrast=mean(softplus(c.similarity), c.different),
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import by_class, class_softmax, moved, positive
+from nearkin.reduce import by_class, class_softmax, moved, not_negative, positive
 
 
 @home("classifier", "inner")
@@ -26,6 +26,8 @@ def cross_entropy(c: Comparison, *, label_smoothing: float = 0.0) -> Terms:
     `label_smoothing` puts ε/K on every class: torch's e = ε K/(K-1) is the same. The value is
     without the constant -H(q) of the paper's code. Rows without a column of their own are left out;
     of several own columns (several proxies a class, multi-hot labels) the mean of their l counts.
+
+    label_smoothing   how much of a row's target the other classes share, in [0, 1)
 
     Use it first: with a few hundred or thousand classes and no tuning, a classifier's features are
     as good an embedding as most pair losses give. Label smoothing 0.1 is the paper's choice.
@@ -42,7 +44,7 @@ def cross_entropy(c: Comparison, *, label_smoothing: float = 0.0) -> Terms:
         raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
     found = class_softmax(c)
     target, everyone = found.means(found.own)
-    if label_smoothing:
+    if label_smoothing and c.shape[1] > 1:
         others = found.mean(found.others())
         target = (1 - label_smoothing) * target + label_smoothing * others
     return Terms(tightness=-target, contrast=everyone)
@@ -57,6 +59,8 @@ def spce(c: Comparison, *, scale: float = 1.0) -> Terms:
 
     m_k = (1/n) Σ_{i in k} z_i over the batch; classes that are not in it have no m. Nearly flat for
     many classes of unit rows, as m_k is about 1/K long: raise scale then.
+
+    scale   sharpness, 1 / temperature
 
     Use it where a classifier's weights cannot be kept, with rows that are not normalized.
 
@@ -78,6 +82,8 @@ def norm_softmax(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
 
     Of several proxies a class, the mean of the own s counts. The temperature may be learned.
     pytorch-metric-learning's NormalizedSoftmaxLoss is the same.
+
+    temperature   the lower, the more the nearest other classes count; above 0
 
     Use it as the strong and simple proxy loss: one number to set, stable from the first step.
 
@@ -103,6 +109,9 @@ def cosface(c: Comparison, *, margin: float = 0.35, scale: float = 64.0) -> Term
     Of several proxies a class, each bears the margin and the mean of the own l counts.
     pytorch-metric-learning's CosFaceLoss is the same.
 
+    margin   how much nearer, in cosine, the own proxy must be than the others; at least 0
+    scale    sharpness, 1 / temperature: the higher, the more the nearest other classes count
+
     Use it for very many classes (faces, products) and long trainings; start with a lower scale
     (about 20) if the loss does not fall in the first epochs.
 
@@ -114,8 +123,7 @@ def cosface(c: Comparison, *, margin: float = 0.35, scale: float = 64.0) -> Term
     Raises ValueError unless scale is above 0 and margin at least 0.
     """
     positive(scale=scale)
-    if margin < 0:
-        raise ValueError(f"margin must be at least 0, not {margin}")
+    not_negative(margin=margin)
     return _softmax(c, scale, lambda own: own - scale * margin)
 
 
@@ -131,6 +139,9 @@ def arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.0) -> Terms
     a corner, the gradient is that of cos(θ) cos(margin). Of several proxies a class, each bears the
     margin and the mean of the own l counts. pytorch-metric-learning's ArcFaceLoss is the same with
     its margin in degrees.
+
+    margin   how much wider, in radians, the angle to the own proxy is made; from 0 to π/2
+    scale    sharpness, 1 / temperature: the higher, the more the nearest other classes count
 
     Use it like cosface; the margin in the angle is the same at all distances from the proxy.
 
@@ -154,10 +165,13 @@ def sub_center_arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.
     l_iy = scale ψ(θ_iy) with the ψ of arcface:
     tightness = -mean_i l_iy          contrast = mean_i log Σ_k e^{l_ik}
 
-    Only the nearest proxy of each class gets a gradient; equally near ones share it.
+    Only the nearest proxy of each class gets a gradient; two equally near ones share it.
     pytorch-metric-learning's SubCenterArcFaceLoss is the same with its margin in degrees; the
     paper's second step, to drop rows far from their class's main proxy and train again, is not
     here.
+
+    margin   how much wider, in radians, the angle to the own class is made; from 0 to π/2
+    scale    sharpness, 1 / temperature: the higher, the more the nearest other classes count
 
     Use it instead of arcface where labels are noisy or classes have several looks: rows that do not
     fit gather at a proxy of their own.
@@ -170,10 +184,9 @@ def sub_center_arcface(c: Comparison, *, margin: float = 0.5, scale: float = 64.
     """
     _check_angles("sub_center_arcface", c, margin, scale)
     similarity, label = by_class(c)
-    nearest = similarity[:, :, 0]
-    for other in similarity.unbind(2)[
-        1:
-    ]:  # many times faster than a maximum over a short last axis
+    # Many times faster than a maximum over a short last axis.
+    nearest, *others = similarity.unbind(2)
+    for other in others:
         nearest = torch.maximum(nearest, other)
     of_classes = replace(c, reference_label=label, given=nearest, anchors=None, references=None)
     return _softmax(of_classes, scale, lambda own: moved(own, _wider(margin, scale)))

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from nearkin.closed import Rest, distance_slope, in_blocks, log_sum_exp, split
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import logsumexp_over, mean, positive, ratio, softplus
+from nearkin.reduce import logsumexp_over, mean, not_negative, positive, ratio, softplus
 
 LOG_10 = math.log(10)  # SigLIP starts with a factor of 10
+LARGEST = 80  # e^80 is still a float32
 
 
 @home("in_batch", "cosine")
@@ -43,8 +44,7 @@ def margin(
     Memory O(A·R). Raises ValueError where closeness is no distance, for a beta per class with
     multi-hot labels or with a label that it has no entry for, and for a negative nu.
     """
-    if nu < 0:
-        raise ValueError(f"nu must be at least 0, not {nu}")
+    not_negative(margin=margin, nu=nu)
     positives, boundary = c.positives, _boundary(c, beta)
     crossing = torch.zeros_like(boundary)
 
@@ -153,6 +153,11 @@ def sigmoid(
     Memory O(A·R).
     """
     positives, anchors = c.positives, max(c.shape[0], 1)
+    if not isinstance(log_scale, Tensor) and not log_scale < LARGEST:
+        raise ValueError(
+            f"log_scale is the log of what multiplies a similarity, so below {LARGEST}, not "
+            f"{log_scale}"
+        )
     scale = log_scale.exp() if isinstance(log_scale, Tensor) else math.exp(log_scale)
     if isinstance(scale, Tensor) or isinstance(bias, Tensor):
         logits = scale * c.similarity + bias
@@ -196,13 +201,14 @@ def circle(c: Comparison, *, margin: float = 0.4, scale: float = 80.0) -> Terms:
              -margin
     scale    sharpness; 256 for faces and 128 for persons, both with margin 0.25
 
-    Use it where Multi-Similarity is used: a pair far from its optimum is pulled harder, and pairs
-    on one side stop pulling when the other side is still wrong.
+    Use it to weigh each pair by how far it is from its own optimum: a pair slows as it nears its
+    own optimum, and neither side stops while the other is still wrong.
 
     Memory O(A·R). Raises ValueError for a comparison by inner products or by euclidean distance,
     and for a scale that is not above 0.
     """
     positive(scale=scale)
+    not_negative(margin=margin)
     if c.closeness in ("inner", "euclidean"):
         raise ValueError(
             f"circle needs angles, but the rows compare by {c.closeness!r}; use cosine"

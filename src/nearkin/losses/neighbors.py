@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearkin.closed import split_log_sum_exp
 from nearkin.core import Comparison, Terms, at_least_float32, home, warn_once
-from nearkin.reduce import logsumexp_over, mean, positive, ratio
+from nearkin.reduce import logsumexp_over, mean, not_negative, positive, ratio
 
 
 @home("in_batch", "cosine")
@@ -71,8 +71,7 @@ def n_pairs(c: Comparison, *, norm_weight: float = 0.0005) -> Terms:
 
     Memory O(A·R) bits, and O(K²) for K pairs. Raises ValueError for a negative norm_weight.
     """
-    if norm_weight < 0:
-        raise ValueError(f"norm_weight must be at least 0, not {norm_weight}")
+    not_negative(norm_weight=norm_weight)
     few, own = _one_each(c)
     pairs, s = max(len(own), 1), few.similarity
     seen = few.different.scatter(1, own[:, None], True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearkin.closed import Positives, distance_slope, in_blocks, split, split_log_sum_exp
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import logsumexp, logsumexp_over, mean, positive, ratio, softplus
+from nearkin.reduce import logsumexp, logsumexp_over, mean, not_negative, positive, ratio, softplus
 
 
 @home("in_batch", "cosine")
@@ -31,6 +31,7 @@ def contrastive(c: Comparison, *, margin: float = 1.0) -> Terms:
 
     Memory O(A·R). Raises ValueError where closeness is no distance.
     """
+    not_negative(margin=margin)
     positives, anchors = c.positives, max(c.shape[0], 1)
 
     def near(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,8 +206,7 @@ def alignment_uniformity(
     above 0 and for a negative weight.
     """
     positive(alpha=alpha, t=t)
-    if weight < 0:
-        raise ValueError(f"weight must be at least 0, not {weight}")
+    not_negative(weight=weight)
     positives = c.positives
     own, potential = split_log_sum_exp(c.similarity, positives, c.compared, 2 * t)
     near = positives.fill(c.distance_of(own).pow(alpha), 0.0)

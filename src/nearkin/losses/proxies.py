@@ -10,7 +10,15 @@ from torch import Tensor
 
 from nearkin.closed import IN_CACHE, Positives, known, split
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import ClassSoftmax, alone, class_softmax, mean, own_column, positive
+from nearkin.reduce import (
+    ClassSoftmax,
+    alone,
+    class_softmax,
+    mean,
+    not_negative,
+    own_column,
+    positive,
+)
 
 
 @home("proxies", "cosine")
@@ -23,6 +31,10 @@ def proxy_anchor(c: Comparison, *, margin: float = 0.1, alpha: float = 32.0) -> 
     Present is a proxy whose class is in the batch. Of several proxies a class, each stands for
     itself. pytorch-metric-learning's ProxyAnchorLoss is the same.
 
+    margin   how far beyond 0 the similarities aim: the same above margin, the different below
+             -margin
+    alpha    sharpness: how much the hardest rows of a proxy outweigh its others; above 0
+
     Use it to train fast: rows of a class meet in one sum, so batches of many rows converge in few
     epochs. Give the proxies a learning rate 100 times that of the encoder, as the authors do.
 
@@ -31,6 +43,12 @@ def proxy_anchor(c: Comparison, *, margin: float = 0.1, alpha: float = 32.0) -> 
     Raises ValueError unless alpha is above 0.
     """
     positive(alpha=alpha)
+    not_negative(margin=margin)
+    if c.mined:
+        raise ValueError(
+            "proxy_anchor gathers rows by proxy, so no columns may be chosen row by row; leave the "
+            "mining out, or take one that narrows (hard, multi_similarity)"
+        )
     positives, hidden, columns = _own_and_others(c)
 
     def pull(own: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +98,8 @@ def proxy_nca(c: Comparison, *, scale: float = 1.0) -> Terms:
     to meet are left out; of several own proxies the mean of their d² counts.
     pytorch-metric-learning's ProxyNCALoss has the own proxy in the sum: it is proxy_nca_plus_plus.
 
+    scale   how far the sphere is stretched; the temperature is 1 / scale²
+
     Use it to reproduce the paper; otherwise take proxy_nca_plus_plus, whose value is at least 0.
 
     Equals log(e^L - 1) for each row, with L its proxy_nca_plus_plus at the same scale.
@@ -107,6 +127,8 @@ def proxy_nca_plus_plus(c: Comparison, *, scale: float = 3.0) -> Terms:
     pytorch-metric-learning's ProxyNCALoss is the same with softmax_scale = scale². The paper's
     other changes (max pooling, a higher learning rate of the proxies) are the trainer's.
 
+    scale   how far the sphere is stretched: the higher, the more the nearest proxies count
+
     Use it as a proxy loss that is tuned by one number, given as a stretch of the sphere.
 
     Equals norm_softmax with temperature = 1 / (2 scale²).
@@ -118,6 +140,8 @@ def proxy_nca_plus_plus(c: Comparison, *, scale: float = 3.0) -> Terms:
     """
     found, steep = _softmax_of_distances("proxy_nca_plus_plus", c, scale)
     own, everyone = found.means(found.own)
+    if not (c.shape[0] if found.scored is None else bool(found.scored.any())):
+        steep = 0.0  # there is no distance
     return Terms(tightness=steep - own, contrast=everyone - steep)
 
 

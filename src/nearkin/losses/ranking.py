@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nearkin.closed import Positives, distance_slope, in_blocks, soft_ranks, split
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import mean, positive, ratio
+from nearkin.reduce import mean, not_negative, positive, ratio
 
 
 @home("in_batch", "cosine")
@@ -133,7 +133,14 @@ def ranked_list(
     Memory O(A·R). Raises ValueError for a balance outside [0, 1], for a temperature below 0 and
     where closeness is no distance.
     """
-    _check_ranked_list(balance, temperature=temperature, positive_temperature=positive_temperature)
+    not_negative(margin=margin, temperature=temperature, positive_temperature=positive_temperature)
+    if not 0 <= balance <= 1:
+        raise ValueError(f"balance must be between 0 and 1, not {balance}")
+    if margin > boundary:
+        raise ValueError(
+            f"margin must be at most the boundary {boundary}, not {margin}: positives are asked to "
+            "be nearer than boundary - margin"
+        )
     positives, anchors = c.positives, max(c.shape[0], 1)
 
     def near_ones(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,11 +168,3 @@ def _weights(gap: Tensor, temperature: float) -> Tensor:
         return gap
     weight = (gap - gap.amax(1, keepdim=True)).mul_(temperature).exp_().mul_(gap > 0)
     return weight.div_(weight.sum(1, keepdim=True).clamp_min_(torch.finfo(gap.dtype).tiny))
-
-
-def _check_ranked_list(balance: float, **temperatures: float) -> None:
-    if not 0 <= balance <= 1:
-        raise ValueError(f"balance must be between 0 and 1, not {balance}")
-    for name, value in temperatures.items():
-        if value < 0:
-            raise ValueError(f"{name} must be at least 0, not {value}")

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nearkin.closed import distance_slope, distances, known
+from nearkin.closed import distance_slope, distances, known, once
 from nearkin.core import Comparison, Terms, at_least_float32, home
-from nearkin.reduce import by_class, class_softmax, positive
+from nearkin.reduce import by_class, class_softmax, not_negative, positive
 
 
 @home("proxies", "cosine", per_class=10)
@@ -53,9 +52,7 @@ def soft_triple(
     comparison that is not by cosine, and for classes that have not as many centers each.
     """
     positive(scale=scale, gamma=gamma)
-    for name, value in (("margin", margin), ("spread", spread)):
-        if value < 0:
-            raise ValueError(f"{name} must be at least 0, not {value}")
+    not_negative(margin=margin, spread=spread)
     if c.closeness in ("inner", "euclidean"):
         raise ValueError(
             f"soft_triple needs angles, but the rows compare by {c.closeness!r}; use cosine"
@@ -85,7 +82,7 @@ class _Relaxed(torch.autograd.Function):
         return relaxed
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, to_relaxed: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return slope * to_relaxed[:, :, None], None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearkin.closed import Rest, distance_slope, in_blocks, known, log_sum_exp, split
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import logsumexp_over, mean, ratio
+from nearkin.reduce import logsumexp_over, mean, not_negative, ratio
 
 # (B, R) exponents or hinge arguments of a block of pairs and all negatives, -inf where there is
 # none, changed in place -> the score of each pair (B,), and its slope by each entry (B, R).
@@ -37,6 +37,7 @@ def lifted_structure(c: Comparison, *, margin: float = 1.0) -> Terms:
     Memory O(A·R). Raises ValueError where references are not the anchors or closeness is no
     distance.
     """
+    not_negative(margin=margin)
     c.square()
     total = known(c.similarity, lifts(c, c.distance_of, margin))
     return _joint(ratio(total, 2 * c.positives.count.sum()), c)
@@ -59,6 +60,7 @@ def generalized_lifted(c: Comparison, *, margin: float = 1.0) -> Terms:
 
     Memory O(A·R). Raises ValueError where closeness is no distance.
     """
+    not_negative(margin=margin)
     positives = c.positives
     own, near = split(c.similarity, positives, nearness(c, c.distance_of))
     far = logsumexp_over(positives, c.distance_of(own))

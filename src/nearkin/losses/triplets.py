@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nearkin.closed import distance_slope, in_blocks, known
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import mean, positive, ratio, softplus
+from nearkin.reduce import mean, not_negative, positive, ratio, softplus
 
 PASSES = 64  # positives an anchor up to which a pass each is faster than a search among them
 COPY = 0.9999  # similarity from which on a positive is taken for a copy of the anchor
@@ -44,6 +44,7 @@ def triplet(c: Comparison, *, margin: float = 0.2) -> Terms:
     Memory O(A·R), time O(A·R·P) for P positives an anchor and O(A·R log P) beyond 64. Raises
     ValueError where closeness is no distance.
     """
+    not_negative(margin=margin)
     total, violated = over_triplets(c, plain(c.distance_of), hinges, margin)
     return _joint(ratio(total, violated.sum(dtype=torch.float64)), c)
 
@@ -89,6 +90,7 @@ def triplet_semi_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
     Memory O(A·R), time O(A·R·P) for P positives an anchor. Raises ValueError where closeness is no
     distance.
     """
+    not_negative(margin=margin)
     s, positives = c.similarity, c.positives
     most = positives.columns.shape[1]
     with torch.no_grad():
@@ -118,6 +120,7 @@ def triplet_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
 
     Memory O(A·R). Raises ValueError where closeness is no distance.
     """
+    not_negative(margin=margin)
     s, positives = c.similarity, c.positives
     if not positives.columns.numel():
         return _joint(c.distance_of(s[:, :0]).sum(), c)
@@ -200,10 +203,13 @@ def quadruplet(c: Comparison, *, margin: float = 1.0, second_margin: float = 0.5
     Raises ValueError where references are not the anchors, closeness is no distance, or a row has
     several labels.
     """
+    not_negative(margin=margin, second_margin=second_margin)
     c.square()
     first, _ = over_triplets(c, squared(c.distance_of), hinges, margin)
     second, tuples = over_quadruplets(c, second_margin)
-    return _joint(ratio(first, triplets(c)) + ratio(second, tuples), c)
+    # Its slopes cancel, but only after they were added to those of the first.
+    second = torch.where(tuples > 0, ratio(second, tuples), 0.0)
+    return _joint(ratio(first, triplets(c)) + second, c)
 
 
 def _joint(value: Tensor, c: Comparison) -> Terms:
