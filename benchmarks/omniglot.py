@@ -1,6 +1,7 @@
 """Omniglot end to end: several objectives, one encoder, one budget, characters never seen.
 
-    python benchmarks/omniglot.py FILE.npz [--objectives NAME ...] [--seeds N] [--out DIR] [--table FILE.md]
+    python benchmarks/omniglot.py FILE.npz [--objectives NAME ...] [--seeds N] [--out DIR]
+                                  [--table FILE.md]
 
 FILE.npz  `image` (N, 28, 28) uint8, `label` (N,), `split` (N,) 0 for the 964 characters to train
           on and 1 for the 659 to test on, `alphabet` (N,)
@@ -8,8 +9,7 @@ FILE.npz  `image` (N, 28, 28) uint8, `label` (N,), `split` (N,) 0 for the 964 ch
 Every run sees 96,000 drawings, 5 epochs by AdamW (omniglot.yaml), in 800 batches of 30 characters
 by 4 drawings, or in 1,000 of 96 drawings at random over classes; nothing is selected on test
 characters: the figure is that of the last step. The settings of each objective are those that a
-search on validation characters chose once. Prints the mean and the standard deviation over seeds
-and writes one comparing report.
+search on validation characters chose once. Prints the mean and the standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def table(rows: list[str], seeds: int) -> str:
         f"{seeds} seeds, {platform.machine()}, {torch.get_num_threads()} threads, Python "
         f"{platform.python_version()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     )
-    head = "| objective | recall@1 | map@r | nmi | bits | seconds a run |\n|---|---|---|---|---|---|"
-    return "\n".join([f"{head}", *rows, "", f"({said})", ""])
+    head = "| objective | recall@1 | map@r | nmi | bits | seconds a run |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows, "", f"({said})", ""])
 
 
 if __name__ == "__main__":

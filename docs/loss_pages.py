@@ -194,9 +194,8 @@ def _setting_rows(leaf: Leaf) -> Iterator[str]:
         return
     yield "| setting | default | what |\n|---|---|---|"
     for key, slot in leaf.slots.items():
-        said = leaf.told.settings.get(key, "")
-        learned = "may be learned" if leaf.learnable(key) else ""
-        what = "; ".join(filter(None, (prose(said).rstrip("."), learned))) or "as in the formula"
+        said = prose(leaf.told.settings[key]).rstrip(".")
+        what = f"{said}; may be learned" if leaf.learnable(key) else said
         yield f"| `{key}` | `{slot.default!r}` | {what} |"
 
 
@@ -238,7 +237,7 @@ def table(all_losses: list[Leaf]) -> str:
         cells = (
             f"[{leaf.name}](losses/{leaf.name}.md)<br><small>{prose(leaf.source)}</small>",
             f"{leaf.family.lower()}, {_parts(leaf)}",
-            ", ".join(filter(None, (leaf.home.compare, leaf.home.closeness, prose(leaf.mean)))),
+            f"{leaf.home.compare}, {leaf.home.closeness}, {prose(leaf.mean) or '-'}",
             prose(memory),
             prose(_when(leaf.told.use)),
         )

@@ -16,7 +16,7 @@ from nearkin.core import Comparison, Home, Loss, home_of
 CLASS_COLUMNS = ("proxies", "centers", "classifier")
 CLASSES = 5
 OWN, OTHERS = 0.4, tuple(round(-0.2 + 0.1 * k, 1) for k in range(8))
-POINTS, CLOSER = 40, 2  # first intervals, and how often steep ones are halved
+POINTS, CLOSER = 80, 7  # first intervals, and how often steep ones are halved: steps stand upright
 LOGITS = 10.0  # inner products have no bound: the scene in logits is ten times as wide
 SAME, DIFFERENT, WORDS = "#00897c", "#c8500c", "#0f0f0f"
 COLORS = {
@@ -61,11 +61,12 @@ def weights(loss: Loss) -> Weights:
 def _curve(slope: Callable[[float], float], wide: float) -> tuple[list[float], list[float]]:
     """Places from -wide to wide and the slopes there, closer where the curve turns."""
     found = {x: slope(x) for x in (wide * (2 * k / POINTS - 1) for k in range(POINTS + 1))}
-    for _ in range(CLOSER):
+    for halved in range(CLOSER):
         reach = max(found.values()) - min(found.values())
         places = sorted(found)
-        for a, b in pairwise(places):
-            if abs(found[a] - found[b]) > reach / 25:
+        # At the ends once only: by a distance the slope may grow without bound toward s = 1.
+        for a, b in pairwise(places[1:-1] if halved else places):
+            if abs(found[a] - found[b]) > reach / 40:
                 found[(a + b) / 2] = slope((a + b) / 2)
     places = sorted(found)
     return places, [found[x] for x in places]

@@ -118,7 +118,9 @@ def prose(text: str, names: tuple[str, ...] = ()) -> str:
         for part, span in spans(piece.replace("\n", " "), names):
             whole = span and STRONG.search(part)
             said.append(mathml(part, names) if whole else _kept(part))
-    return "".join(said)
+    whole = "".join(said)
+    # Markdown ends the paragraph behind a formula that begins it.
+    return f"<span></span>{whole}" if whole.startswith("<math") else whole
 
 
 def _kept(text: str) -> str:

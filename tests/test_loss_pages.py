@@ -139,6 +139,13 @@ def test_its_docstring_has_what_its_page_needs(leaves, name):
 
 
 @every
+def test_it_has_words_for_every_setting(leaves, name):
+    told, slots = leaves[name].told.settings, leaves[name].slots
+    unsaid = [key for key in slots if not told.get(key, "").strip()]
+    assert not unsaid, f"the docstring of {name} says nothing of {', '.join(unsaid)}"
+
+
+@every
 def test_its_formulas_leave_nothing_over(pages, leaves, name):
     leaf = leaves[name]
     tree = ElementTree.fromstring(pages.formula(leaf.told, tuple(leaf.slots)))
@@ -189,6 +196,14 @@ def test_words_keep_the_signs_that_markdown_would_read(pages):
     assert said.startswith(r"takes label\_smoothing, `a_b`, \[x] and <math")
 
 
+def test_a_paragraph_may_begin_with_a_formula(pages):
+    markdown = pytest.importorskip("markdown").markdown
+    said = markdown(sys.modules["loss_words"].prose("m_k = Σ_i z_i, and no more"))
+    assert said.count("<p>") == said.count("</p>") == 1
+    assert said.startswith("<p>")
+    assert said.endswith(", and no more</p>")
+
+
 # --- the curve
 
 
@@ -205,6 +220,13 @@ def test_a_curve_is_the_slope_by_hand(pages):
     assert seen.same == pytest.approx([4 * (1 - s) for s in seen.s])
     assert seen.different == pytest.approx([6 * s**2 for s in seen.r])
     assert (seen.s[0], seen.s[-1]) == (-1, 1)
+
+
+def test_a_step_of_a_curve_stands_upright(pages):
+    places, values = sys.modules["loss_weights"]._curve(lambda s: float(s > 0.31), 1.0)
+    left, right = max(s for s in places if s <= 0.31), min(s for s in places if s > 0.31)
+    assert right - left < 0.001
+    assert values == [float(s > 0.31) for s in places]
 
 
 @every

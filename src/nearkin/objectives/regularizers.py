@@ -4,7 +4,7 @@ uniformity. They read no labels; what gathers and spreads classes stands in loss
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -75,9 +75,8 @@ class Orthogonality(Objective):
 
 
 class Uniformity(Objective):
-    """How unevenly the rows lie on the sphere: log of the mean Gaussian potential of all pairs
-    (Wang
-    & Isola 2020, section 4.1.2).
+    """How unevenly the rows lie on the sphere: log of the mean Gaussian potential of their pairs
+    (Wang & Isola 2020, section 4.1.2).
 
     contrast = log mean_{i≠j} e^{-t|z_i - z_j|²}
 
@@ -96,7 +95,7 @@ class Uniformity(Objective):
     name: ClassVar[str] = "uniformity"
     needs = ()
 
-    def __init__(self, t: float = 2.0, closeness: Closeness = "cosine"):
+    def __init__(self, t: float = 2.0, closeness: Literal["cosine", "euclidean"] = "cosine"):
         super().__init__()
         positive(t=t)
         if closeness == "inner":
