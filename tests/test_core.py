@@ -223,7 +223,7 @@ def test_square_gives_itself_only_if_a_batch_meets_itself():
         Comparison(LABEL4, LABEL4, anchors=QUAD4, references=QUAD4.clone()),
         c.columns(*(x[:, None] if i else x for i, x in enumerate(c.pairs()))),
     ):
-        with pytest.raises(ValueError, match="use in_batch"):
+        with pytest.raises(ValueError, match="compare in_batch"):
             other.square()
 
 

@@ -363,7 +363,15 @@ def test_two_classes_that_are_said_to_be_two_are_no_match_bit(criterion):
 )
 def test_other_labels_are_no_match_bit(label):
     criterion = nk.criterion("infonce")
-    assert heard(lambda: criterion(rows(len(label)), label)) == []
+    said = heard(lambda: criterion(rows(len(label)), label))
+    assert not any("the labels are only" in each for each in said)
+
+
+def test_a_match_bit_in_a_part_of_a_sum_is_told_of():
+    part = {"compared": {"compare": {"in_batch": {}}, "loss": {"infonce": {}}}}
+    objective = nk.objective({"sum": {"parts": {"a": part}}})
+    (said,) = heard(lambda: list(objective.turns(rows(8), BITS)))
+    assert "the labels are only 0 and 1" in said
 
 
 def test_a_batch_of_two_classes_after_others_is_no_match_bit():
@@ -402,6 +410,38 @@ def test_a_batch_without_a_pair_for_other_reasons_is_told_of_in_other_words():
     assert heard(lambda: lone(z[:3], hot[:3])) == []  # said already
 
 
+# --- batches of one class
+
+ONE_CLASS = "a batch holds one class only, so nothing spreads the classes"
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"mining": "semi_hard"}, {"memory": 4, "dim": DIM}], ids=str
+)
+@pytest.mark.parametrize("name", ["contrastive", "infonce", "triplet"])
+def test_a_batch_of_one_class_is_told_of_once(name, settings):
+    criterion = nk.criterion(name, **settings)
+    said = heard(lambda: criterion(rows(), torch.full((12,), 7)), 3)
+    assert [each.partition(";")[0] for each in said] == [ONE_CLASS]
+    assert "balanced sampler" in said[0]
+
+
+def test_multi_hot_rows_that_all_share_a_label_are_one_class():
+    criterion = nk.criterion("infonce")
+    hot = torch.tensor([[1, 0, 1], [1, 1, 0], [1, 0, 0]])
+    assert [each.partition(";")[0] for each in heard(lambda: criterion(rows(3), hot))] == [
+        ONE_CLASS
+    ]
+    # One row shares a label with each of the others, and these with none.
+    center = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert heard(lambda: nk.criterion("supcon")(rows(4), center)) == []
+
+
+def test_one_class_is_no_news_where_classes_are_kept():
+    criterion = made("proxy_anchor")
+    assert heard(lambda: criterion(rows(), torch.zeros(12, dtype=torch.int64))) == []
+
+
 def test_no_pair_is_zero_where_parts_couple_and_contrast_where_they_do_not():
     z, y = rows().requires_grad_(), torch.arange(12)
     criterion = nk.criterion("infonce")
@@ -424,6 +464,7 @@ def test_no_pair_is_zero_where_parts_couple_and_contrast_where_they_do_not():
         ("cosface", {"classes": CLASSES, "dim": DIM}, "scale=64"),
         ("proxy_anchor", {"classes": CLASSES, "dim": DIM}, "alpha=32"),
         ("infonce", {"memory": 16, "dim": DIM}, "temperature=0.1"),
+        ("recall_at_k", {}, "rank_temperature=0.01"),
     ],
 )
 def test_long_rows_under_a_temperature_for_cosines_are_told_of(name, settings, setting):
@@ -432,6 +473,40 @@ def test_long_rows_under_a_temperature_for_cosines_are_told_of(name, settings, s
     assert setting in said
     assert "leave closeness out" in said
     assert f"set {setting.partition('=')[0]}=1" in said
+
+
+def test_a_log_scale_is_a_scale():
+    criterion = nk.criterion("sigmoid", closeness="inner")
+    (said,) = heard(lambda: criterion(10 * rows(), labels()))
+    assert "log_scale=2.30259" in said
+    assert "set log_scale=0" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("margin", {"beta": 40.0}),
+        ("alignment_uniformity", {"alpha": 2.0}),
+        ("binomial_deviance", {"alpha": 1e-3, "beta": 50.0}),
+        ("ranked_list", {"temperature": 1e-3}),
+    ],
+)
+def test_boundaries_and_powers_are_no_scales(name, settings):
+    criterion = nk.criterion(name, closeness="euclidean", **settings)
+    assert heard(lambda: criterion(10 * rows(), labels())) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["arcface", "sub_center_arcface", "circle", "soft_triple", "tuplet_margin", "nca"]
+)
+def test_a_loss_that_wants_cosines_alone_says_nothing_before_its_error(name):
+    criterion = made(name, closeness="inner")
+
+    def step():
+        with pytest.raises(ValueError, match="cosine"):
+            criterion(10 * rows(), labels())
+
+    assert heard(step) == []
 
 
 def test_the_logits_said_are_those_that_are_there():
@@ -445,6 +520,8 @@ def test_the_logits_said_are_those_that_are_there():
 def test_distances_of_long_rows_are_told_of_too():
     criterion = nk.criterion("infonce", closeness="euclidean")
     assert "closeness='euclidean'" in heard(lambda: criterion(10 * rows(), labels()))[0]
+    stretched = made("proxy_nca_plus_plus", closeness="euclidean")
+    assert "scale=3" in heard(lambda: stretched(10 * rows(), labels()))[0]
     shifted = nk.criterion("supcon", closeness="euclidean")
     assert heard(lambda: shifted(rows() / 3 + 100, labels())) == []  # far away, not far apart
 

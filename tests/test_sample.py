@@ -19,6 +19,8 @@ from nearkin.sample import (
     Sampler,
     Uniform,
 )
+from nearkin.sample.base import generator
+from nearkin.sample.pairs import _disjoint
 from nearkin.standalone import sampler
 
 SEEDS = st.integers(0, 2**40)
@@ -205,7 +207,9 @@ def test_repeats_are_said_once_in_a_loop_of_ones_own():
 
 @quick
 @given(
-    pair=st.lists(st.integers(0, 12), min_size=2, max_size=50).filter(lambda x: len(set(x)) > 1),
+    pair=st.lists(st.integers(0, 12), min_size=2, max_size=50).filter(
+        lambda x: 1 < len(set(x)) < len(x)
+    ),
     pairs=st.integers(2, 9),
     seed=SEEDS,
 )
@@ -311,7 +315,17 @@ def test_hierarchical_refuses_too_few_super_classes():
 # --- distinct pairs
 
 
+def pairs_of(label):
+    """Pairs of two rows, by the label of each pair; the second rows come after the first."""
+    label = torch.as_tensor(label)
+    return {"pair": torch.arange(len(label)).repeat(2), "label": label.repeat(2)}
+
+
 PAIRS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=60)
+
+
+def order_of(labels, seed):
+    return generator(seed, 0).permutation(len(labels)).tolist()
 
 
 @quick
@@ -324,8 +338,12 @@ def test_distinct_pairs_have_no_label_in_common_within_a_batch(labels, pairs, se
         with pytest.raises(ValueError, match="needs as many labels"):
             chosen.batches(columns, seed, 0)
         return
+    if not [*_disjoint(order_of(labels, seed), [frozenset(pair) for pair in labels], pairs)]:
+        with pytest.raises(ValueError, match="can be filled"):
+            chosen.batches(columns, seed, 0)
+        return
     batches = chosen.batches(columns, seed, 0)
-    seen = rows_of(batches) if batches else []
+    seen = rows_of(batches)
     assert len(set(seen)) == len(seen), "no pair twice in an epoch"
     for rows in batches:
         held = columns["pair"][rows]
@@ -340,35 +358,47 @@ def test_distinct_pairs_have_no_label_in_common_within_a_batch(labels, pairs, se
 def test_distinct_pairs_leave_nothing_from_which_a_batch_could_be_made(label, seed):
     if len(set(label)) < 2:
         return
-    columns = {"pair": torch.arange(len(label)), "label": torch.tensor(label)}
+    columns = pairs_of(label)
     seen = rows_of(DistinctPairs(2).batches(columns, seed, 0))
-    rest = {k for i, k in enumerate(label) if i not in seen}
+    rest = {k for i, k in enumerate(label) if i not in seen}  # the first rows of the pairs
     assert len(rest) < 2
 
 
 def test_distinct_pairs_cover_every_pair_in_time():
-    columns = {"pair": torch.arange(40), "label": torch.tensor([0] * 20 + [*range(1, 21)])}
+    columns = pairs_of([0] * 20 + [*range(1, 21)])
     chosen = DistinctPairs(4)
     seen = set()
     for epoch in range(20):
         seen |= set(rows_of(chosen.batches(columns, 0, epoch)))
-    assert len(seen) == 40
+    assert len(seen) == 80
     assert chosen.remarks(columns)[0].endswith("of 40 pairs")
 
 
 def test_a_label_of_half_of_all_pairs_costs_no_time():
     count = 40_000
     label = torch.where(torch.arange(count) % 2 == 0, 0, torch.arange(count))
-    batches = DistinctPairs(64).batches({"pair": torch.arange(count), "label": label}, 0, 0)
+    batches = DistinctPairs(64).batches(pairs_of(label), 0, 0)
     assert len(batches) == count // 2 // 63
 
 
 def test_distinct_pairs_refuse_what_they_cannot_fill():
-    columns = {"pair": torch.arange(4), "label": torch.tensor([0, 1, 1, 0])}
+    columns = pairs_of([0, 1])
     with pytest.raises(ValueError, match="the table has 2; set pairs to 2 or less"):
         DistinctPairs(3).batches(columns, 0, 0)
     with pytest.raises(ValueError, match=r"not labels of shape \(4, 2\)"):
         DistinctPairs(2).batches(columns | {"label": torch.ones(4, 2).bool()}, 0, 0)
+    crossed = {"pair": torch.tensor([0, 0, 1, 1]), "label": torch.tensor([0, 1, 1, 2])}
+    with pytest.raises(
+        ValueError, match=r"no batch of pairs=2 .* from the 2 pairs.*; set pairs lo"
+    ):
+        DistinctPairs(2).batches(crossed, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["paired", "distinct_pairs"])
+def test_a_column_that_joins_no_rows_is_refused(name):
+    columns = {"pair": torch.arange(6), "label": torch.arange(6)}
+    with pytest.raises(ValueError, match="'pair' joins no two rows: its 6 values all differ"):
+        sampler(name, columns, pairs=2)
 
 
 @pytest.mark.parametrize(

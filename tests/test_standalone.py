@@ -430,6 +430,43 @@ def test_references_that_are_the_embeddings_raise():
             nk.criterion("infonce")(z, y, references=same, reference_labels=y)
 
 
+def test_references_that_contain_the_embeddings_raise():
+    both, y = rows(24), labels()
+    for anchors in (both[:12], both[6:18], both[::2]):
+        with pytest.raises(ValueError, match=r"references contain the embeddings .*take them out"):
+            nk.criterion("infonce")(anchors, y, references=both, reference_labels=torch.cat([y, y]))
+    # Two halves of one pass through the encoder share a storage and no row.
+    for anchors, references in ((both[:12], both[12:]), (both[::2], both[1::2])):
+        nk.criterion("infonce")(anchors, y, references=references, reference_labels=y)
+
+
+def test_references_that_copy_the_embeddings_are_told_of_once():
+    z, y, criterion = rows(), labels(), nk.criterion("infonce")
+    with pytest.warns(UserWarning, match="references equal the embeddings row by row"):
+        criterion(z, y, references=z.detach().clone(), reference_labels=y)
+    criterion(z, y, references=z.detach().clone(), reference_labels=y)
+
+
+def test_references_of_another_kind_of_labels_are_refused():
+    said = "labels are integers, but reference_labels are texts; give both of one kind"
+    with pytest.raises(ValueError, match=said):
+        nk.criterion("infonce")(
+            rows(), labels(), references=rows(3, seed=9), reference_labels=["0", "1", "2"]
+        )
+
+
+def test_classes_and_dim_are_held_to_for_losses_over_rows_too():
+    z, y = rows(), labels()
+    nk.criterion("infonce", classes=4, dim=DIM)(z, y)
+    nk.criterion("infonce", classes=4)(z, [f"class {i}" for i in y.tolist()])
+    with pytest.raises(ValueError, match=r"label 3 is out of range of the classes 0\.\.2"):
+        nk.criterion("infonce", classes=3)(z, y)
+    with pytest.raises(ValueError, match="multi-hot labels of width 4 meet 3 classes"):
+        nk.criterion("infonce", classes=3)(z, nn.functional.one_hot(y))
+    with pytest.raises(ValueError, match="embeddings of 6 dimensions, but dim=7; set dim to 6"):
+        nk.criterion("infonce", dim=7)(z, y)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -461,7 +498,7 @@ def test_wrong_references_are_refused(given, said):
 
 
 def test_references_without_a_shared_label_warn():
-    with pytest.warns(UserWarning, match="no row shares its label with a reference"):
+    with pytest.warns(UserWarning, match="no row shares .* with a reference.*number both labels"):
         nk.criterion("infonce")(
             rows(), labels(), references=torch.ones(2, 6), reference_labels=[8, 9]
         )
@@ -510,6 +547,9 @@ def test_a_loss_with_references_of_its_own_takes_no_others(criterion):
         (lambda: nk.criterion("proxy_anchor", classes=["a", "a"], dim=4), "twice"),
         (lambda: nk.criterion("proxy_anchor", classes=3, dim=-1), "dim must be at least 1"),
         (lambda: nk.criterion("cross_entropy", classes=4, dim=4, label_smoothing=2), "smoothing"),
+        (lambda: nk.criterion("infonce", gather="no"), "gather is True or False, not 'no'"),
+        (lambda: nk.criterion("infonce", mining=lambda a, b: a), "a mining is called with one Com"),
+        (lambda: made("cosface", mining="hard"), "cosface compares with proxies; leave mining out"),
         (lambda: nk.criterion(5), "a name or a function of a Comparison, not 5"),
         (lambda: nk.criterion("pack.age:loss"), "import it and give the function"),
         (lambda: nk.criterion(squared, margin=0.2), "functools.partial"),
@@ -848,6 +888,15 @@ def test_turns_check_what_they_are_given(z, y, said):
         (lambda: nk.objective("proxy_anchor"), "needs classes=... and dim=..."),
         (lambda: nk.objective("infonce", memory=8), "memory, so objective needs dim="),
         (lambda: nk.objective("pack.age:Loss"), "trust"),
+        (
+            lambda: nk.objective({"triplet": {}}),
+            "triplet is a loss; write {compared: {compare: {in_batch: {}}, loss: {triplet: {}}}}",
+        ),
+        (
+            lambda: nk.objective({"sum": {"parts": {"a": {"cosface": {}}}}}),
+            "cosface is a loss; write {compared: {compare: {proxies: {}}, loss: {cosface: {}}}}",
+        ),
+        (lambda: nk.objective("sum", parts={"a": "infonce"}), "infonce is a loss; write"),
     ],
 )
 def test_wrong_objectives_are_refused(make, said):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nearkin.catalog import did_you_mean
-from nearkin.checks import check_embeddings, count
+from nearkin.checks import broken_row, check_rows, count
 from nearkin.config import build
 from nearkin.core import warn_once
 from nearkin.information.codes import coded
@@ -28,13 +28,18 @@ def sampler(name: str, labels: Any, *, seed: int = 0, **settings: Any) -> BatchS
     Raises ValueError for unknown names and settings, with the nearest known one, and for labels
     that do not go with them.
     """
+    if labels is None:
+        raise ValueError("a sampler needs labels, one entry a row, or a dict of columns, not None")
     columns = labels if isinstance(labels, Mapping) else {"label": labels}
     chosen: Sampler = build({name: settings}, "sampler", {}, "sampler")
     for key in chosen.needs:
         if key not in columns:
+            hint = did_you_mean(key, columns)
+            if not isinstance(labels, Mapping):
+                hint = f"{{'label': labels, {key!r}: ...}}"
             raise ValueError(
                 f"the sampler {name!r} reads the column {key!r}; give it in a dict of columns "
-                f"({did_you_mean(key, columns)})"
+                f"({hint})"
             )
     rows = {
         str(key): np.shape(column)[0] if np.ndim(column) else 0 for key, column in columns.items()
@@ -56,7 +61,13 @@ def sampler(name: str, labels: Any, *, seed: int = 0, **settings: Any) -> BatchS
 def _vectors(column: Any, what: str) -> Tensor:
     """(N, D) floating numbers on the CPU, off their graph."""
     rows = column if isinstance(column, Tensor) else torch.as_tensor(np.asarray(column))
-    check_embeddings(rows, f"the column {what!r}")
+    check_rows(rows, f"the column {what!r}")
+    row = broken_row(rows)
+    if row is not None:
+        raise ValueError(
+            f"the column {what!r} holds NaN or infinity (first in row {row}); mend these rows or "
+            "leave them out"
+        )
     return rows.detach().cpu()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearkin.core import Terms
+from nearkin.core import Terms, warn_once
 
 
 def count(value: Any, what: str, least: int = 1) -> int | None:
@@ -30,17 +30,28 @@ def count(value: Any, what: str, least: int = 1) -> int | None:
 
 def check_embeddings(z: Any, what: str) -> None:
     """Raise ValueError unless `z` is a floating tensor (N, D) of finite numbers."""
-    if not isinstance(z, Tensor) or z.ndim != 2 or not z.is_floating_point():
-        seen = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"{what} must be a floating tensor (N, D), not {seen}")
-    # NaN passes through both ends: one pass over the rows, and no mask where all is well.
-    if z.numel() and not all(map(math.isfinite, map(float, z.detach().aminmax()))):
-        finite = torch.isfinite(z.detach())
-        row = int((~finite).any(1).nonzero()[0, 0])
+    check_rows(z, what)
+    row = broken_row(z)
+    if row is not None:
         raise ValueError(
             f"{what} hold NaN or infinity (first in row {row}); look at the step before: learning "
             "rate, inputs"
         )
+
+
+def check_rows(z: Any, what: str) -> None:
+    """Raise ValueError unless `z` is a floating tensor (N, D)."""
+    if not isinstance(z, Tensor) or z.ndim != 2 or not z.is_floating_point():
+        seen = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"{what} must be a floating tensor (N, D), not {seen}")
+
+
+def broken_row(z: Tensor) -> int | None:
+    """The first row of `z` (N, D) that holds NaN or infinity."""
+    # NaN passes through both ends: one pass over the rows, and no mask where all is well.
+    if not z.numel() or all(map(math.isfinite, map(float, z.detach().aminmax()))):
+        return None
+    return int((~torch.isfinite(z.detach())).any(1).nonzero()[0, 0])
 
 
 def check_place(module: nn.Module, z: Tensor) -> None:
@@ -60,17 +71,59 @@ def _is_double(x: Tensor) -> bool:
 
 def check_references(references: Any, z: Tensor) -> None:
     """Raise ValueError unless `references` (R, D) can be compared with the embeddings `z` (N, D),
-    and are other rows than these."""
+    and are other rows than these; a copy of them is warned of once."""
     check_embeddings(references, "references")
-    if len(z) and references.data_ptr() == z.data_ptr() and references.shape == z.shape:
+    if _share_a_row(references, z):
+        whole = references.shape == z.shape
         raise ValueError(
-            "references are the embeddings themselves, so every row would be its own positive; "
-            "leave references out"
+            f"references {'are' if whole else 'contain'} the embeddings themselves, so every row "
+            f"would be its own positive; {'leave references out' if whole else 'take them out'}"
         )
     kinds = [(x.shape[1], x.device, _is_double(x)) for x in (references, z)]
     if kinds[0] != kinds[1]:
         said = [f"{x.shape[1]} dimensions, {x.dtype} on {x.device}" for x in (references, z)]
         raise ValueError(f"references ({said[0]}) do not go with embeddings ({said[1]})")
+    alike = references.shape == z.shape and references.dtype == z.dtype and len(z) > 0
+    if alike and torch.equal(references, z):
+        warn_once(
+            "references equal the embeddings row by row, so every row is its own positive; if they "
+            "are a copy of the batch, leave references out"
+        )
+
+
+def _share_a_row(a: Tensor, b: Tensor) -> bool:
+    """Whether a row of one is a row of the other in memory, as in views of one tensor."""
+    if not (a.numel() and b.numel()):
+        return False
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    return not _begins(a).isdisjoint(_begins(b))
+
+
+def _begins(x: Tensor) -> set[int]:
+    """Where the rows begin in memory."""
+    first, step = int(x.storage_offset()), int(x.stride(0))
+    return {first + step * i for i in range(len(x))}
+
+
+def check_said(z: Tensor, label: Tensor, classes: int | None, dim: int | None) -> None:
+    """Raise ValueError where embeddings (N, D) and labels (N,) or (N, L) are not what `classes` and
+    `dim` say, if they say anything."""
+    if dim is not None and z.shape[1] != dim:
+        raise ValueError(
+            f"embeddings of {z.shape[1]} dimensions, but dim={dim}; set dim to {z.shape[1]}"
+        )
+    if classes is None or not len(label):
+        return
+    if label.ndim > 1 and label.shape[1] != classes:
+        raise ValueError(
+            f"multi-hot labels of width {label.shape[1]} meet {classes} classes; make them equal"
+        )
+    if label.ndim == 1 and int(label.max()) >= classes:
+        raise ValueError(
+            f"label {int(label.max())} is out of range of the classes 0..{classes - 1}; give "
+            "`classes` the number of training classes and number the labels from 0"
+        )
 
 
 def check_widths(labels: Tensor, reference_labels: Tensor) -> None:

@@ -5,8 +5,9 @@ temperature that is meant for cosines. What is wrong in itself raises, in checks
 from __future__ import annotations
 
 import inspect
+import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,48 @@ _FAR_FROM_1 = 2.0  # a similarity that rows of length 1 do not reach
 _FEW_ROWS = 4  # a batch of so few rows has two classes by chance
 _NEAREST = 4  # parameters of the encoder that bear witness
 _FARTHEST = 10_000  # nodes of a graph that are looked through for them
-_SHARP = {"temperature": -1, "scale": 1, "alpha": 1, "beta": 1, "gamma": 1}  # and its power
+_ONE_CLASS = (
+    "a batch holds one class only, so nothing spreads the classes; mix classes in a batch "
+    "(balanced sampler), and look at the labels"
+)
+
+
+def _over(value: float) -> float:
+    return 1 / value
+
+
+def _as_is(value: float) -> float:
+    return value
+
+
+def _squared(value: float) -> float:
+    return value * value
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
+
+
+# What multiplies a similarity: of each loss the settings, their factors and where these are 1. The
+# losses that refuse other closenesses than cosine are not among them.
+_SHARP: Mapping[str, Mapping[str, tuple[Callable[[float], float], float]]] = {
+    "easy_positive_hard_negative": {"temperature": (_over, 1)},
+    "easy_positive_semi_hard_negative": {"temperature": (_over, 1)},
+    "infonce": {"temperature": (_over, 1)},
+    "nca": {"temperature": (_over, 1)},
+    "norm_softmax": {"temperature": (_over, 1)},
+    "smooth_ap": {"temperature": (_over, 1)},
+    "snca": {"temperature": (_over, 1)},
+    "supcon": {"temperature": (_over, 1)},
+    "recall_at_k": {"rank_temperature": (_over, 1)},
+    "binomial_deviance": {"alpha": (_as_is, 1)},
+    "cosface": {"scale": (_as_is, 1)},
+    "multi_similarity": {"alpha": (_as_is, 1), "beta": (_as_is, 1)},
+    "proxy_anchor": {"alpha": (_as_is, 1)},
+    "proxy_nca": {"scale": (_squared, 1)},
+    "proxy_nca_plus_plus": {"scale": (_squared, 1)},
+    "sigmoid": {"log_scale": (_exp, 0)},
+}
 
 
 class _Trace:
@@ -185,7 +227,10 @@ def warn_of_match_bits(label: Tensor) -> bool:
 
 def warn_of_no_pair(label: Tensor | None) -> None:
     """Warn once of a batch without a positive pair; `label` (N,) or (N, L), None: it has none."""
-    if label is not None and label.ndim == 1 and 1 < len(label) == len(label.unique()):
+    classes = len(label.unique()) if label is not None and label.ndim == 1 else 0
+    if label is not None and classes == 1 < len(label):
+        warn_once(_ONE_CLASS)
+    elif label is not None and 1 < len(label) == classes:
         warn_once(
             "a batch holds no positive pair, since each row has a label of its own; where labels "
             "number the rows, give both views of an item one label, else use the balanced sampler, "
@@ -196,6 +241,15 @@ def warn_of_no_pair(label: Tensor | None) -> None:
             "a batch holds no positive pair, so nothing gathers a class; use the balanced sampler, "
             "larger batches or a memory"
         )
+
+
+def warn_of_one_class(c: Comparison) -> None:
+    """Warn once of a batch in which every pair that is compared is a positive one."""
+    # As many positives as that has an anchor only where nearly all is positive: the rest is rare.
+    if c.positives.columns.shape[1] < c.shape[1] - 1:
+        return
+    if int(c.positives.count.sum()) == int(c.compared.sum()):
+        warn_once(_ONE_CLASS)
 
 
 def warn_of_large_logits(c: Comparison, loss: Callable[..., Any]) -> bool:
@@ -209,7 +263,7 @@ def warn_of_large_logits(c: Comparison, loss: Callable[..., Any]) -> bool:
         middle = references.mean(0)
         anchors, references = anchors - middle, references - middle
     lengths = [float(x.square().sum(1).mean().sqrt()) for x in (anchors, references)]
-    setting, value, factor = sharpest
+    setting, value, factor, mild = sharpest
     similarity = lengths[0] * lengths[1]
     if not (similarity > _FAR_FROM_1 and similarity * factor > _LARGEST_LOGIT):
         return False
@@ -217,22 +271,21 @@ def warn_of_large_logits(c: Comparison, loss: Callable[..., Any]) -> bool:
         f"rows of length {lengths[0]:.3g} are compared by closeness={c.closeness!r} under "
         f"{setting}={value:g}, which is meant for cosines, so that logits of about "
         f"{similarity * factor:.0f} saturate the loss; leave closeness out, so that rows are "
-        f"normalized for you, or set {setting}=1"
+        f"normalized for you, or set {setting}={mild:g}"
     )
     return True
 
 
-def _sharpest(loss: Callable[..., Any]) -> tuple[str, float, float] | None:
-    """The setting that multiplies similarities most: its name, its value, its factor."""
-    try:
-        settings = inspect.signature(loss).parameters
-    except (TypeError, ValueError):
+def _sharpest(loss: Callable[..., Any]) -> tuple[str, float, float, float] | None:
+    """The setting that multiplies similarities most: its name, its value, its factor, and the value
+    at which that is 1."""
+    known = _SHARP.get(getattr(getattr(loss, "func", loss), "__name__", ""), {})
+    if not known:
         return None
-    values = {key: settings[key].default for key in _SHARP if key in settings}
-    known = {
-        key: float(value)
-        for key, value in values.items()
-        if isinstance(value, int | float) and value > 0
-    }
-    found = [(key, value, value ** _SHARP[key]) for key, value in known.items()]
+    settings = inspect.signature(loss).parameters
+    found = []
+    for key, (factor, mild) in known.items():
+        value = settings[key].default if key in settings else None
+        if isinstance(value, int | float) and (value > 0 or not mild):
+            found.append((key, float(value), factor(value), float(mild)))
     return max(found, key=lambda each: each[2], default=None)

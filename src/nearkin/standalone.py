@@ -16,6 +16,7 @@ from nearkin.checks import (
     check_embeddings,
     check_place,
     check_references,
+    check_said,
     check_widths,
     checked_terms,
     count,
@@ -24,7 +25,7 @@ from nearkin.compare import Compare, Memory
 from nearkin.config import build
 from nearkin.core import Batch, Comparison, Home, Terms, Turn, home_of, warn_once
 from nearkin.guards import Watch, warn_of_match_bits
-from nearkin.information.codes import Coder, coded
+from nearkin.information.codes import Coder, coded, holds_texts
 from nearkin.mining import Mining
 from nearkin.objectives.base import Objective
 from nearkin.objectives.compared import CLASS_COLUMNS, Compared
@@ -65,6 +66,8 @@ def criterion(
 
     Raises ValueError for unknown names and settings, with the nearest known one.
     """
+    if not isinstance(gather, bool):
+        raise ValueError(f"gather is True or False, not {gather!r:.60}")
     names, number = _classes(classes)
     compared = _at_home(
         loss,
@@ -76,7 +79,7 @@ def criterion(
         memory=memory,
         learn=learn,
     )
-    return Criterion(compared, names, gather, number)
+    return Criterion(compared, names, gather, number, count(dim, "dim"))
 
 
 def _at_home(
@@ -101,7 +104,7 @@ def _at_home(
             )
     chosen = _loss(loss, settings, where)
     compare = _home_compare(chosen, closeness, memory, facts, where)
-    picked = None if mining is None else build(mining, "mining", {}, f"{where}.mining")
+    picked = None if mining is None else _mining(mining, where)
     return Compared(compare, chosen, picked, dict(learn or {}), facts.get("classes"))
 
 
@@ -121,14 +124,25 @@ def _loss(loss: Any, settings: Mapping[str, Any], where: str) -> Any:
             f"settings ({', '.join(settings)}) come with a loss by name; bind those of a function "
             "of your own with functools.partial"
         )
+    _check_called(loss, "a loss")
+    return loss
+
+
+def _mining(mining: Any, where: str) -> Mining:
+    if callable(mining):
+        _check_called(mining, "a mining")
+    return build(mining, "mining", {}, f"{where}.mining")
+
+
+def _check_called(own: Any, what: str) -> None:
+    """Raise ValueError unless a function of one's own takes one Comparison."""
     try:
-        inspect.signature(getattr(loss, "forward", loss)).bind(None)
+        inspect.signature(getattr(own, "forward", own)).bind(None)
     except TypeError as error:
         raise ValueError(
-            f"a loss is called with one Comparison, but {_name_of(loss)} does not fit: {error}; "
+            f"{what} is called with one Comparison, but {_name_of(own)} does not fit: {error}; "
             "bind its settings with functools.partial"
         ) from None
-    return loss
 
 
 def _name_of(loss: Any) -> str:
@@ -192,6 +206,7 @@ class Criterion(nn.Module):
         names: tuple[str, ...] | None = None,
         gather: bool = False,
         classes: int | None = None,
+        dim: int | None = None,
     ):
         super().__init__()
         others = [column for column in compared.needs if column != "label"]
@@ -204,6 +219,10 @@ class Criterion(nn.Module):
         self._coder = _coder(names, compared)
         self._watch = Watch()
         self._suspects_bits = classes is None and _compares_rows(compared)
+        rows = compared.compare.columns_are == "rows"
+        self._classes = classes if rows else None
+        # A memory says itself which width it keeps.
+        self._dim = dim if rows and not isinstance(compared.compare, Memory) else None
 
     def forward(
         self, z: Tensor, labels: Any, references: Any = None, reference_labels: Any = None
@@ -228,10 +247,11 @@ class Criterion(nn.Module):
         check_place(self, z)
         self._watch.look(self, z)
         label = self._coder(labels, "labels", len(z)).to(z.device)
+        check_said(z, label, None if holds_texts(labels) else self._classes, self._dim)
         if self._suspects_bits:
             self._suspects_bits = not warn_of_match_bits(label)
         if references is not None:
-            return self._against(z, label, references, reference_labels)
+            return self._against(z, label, references, labels, reference_labels)
         if reference_labels is not None:
             raise ValueError("reference_labels come with references; give both or neither")
         if self.gather and world() > 1:
@@ -242,7 +262,7 @@ class Criterion(nn.Module):
         return terms
 
     def _against(
-        self, z: Tensor, label: Tensor, references: Tensor, reference_labels: Any
+        self, z: Tensor, label: Tensor, references: Tensor, labels: Any, reference_labels: Any
     ) -> Terms:
         if reference_labels is None:
             raise ValueError("references need reference_labels, one for each of their rows")
@@ -252,6 +272,7 @@ class Criterion(nn.Module):
             raise ValueError(f"this loss has references of its own ({own}); leave references out")
         check_references(references, z)
         other = self._coder(reference_labels, "reference_labels", len(references)).to(z.device)
+        self._coder.check_kinds(labels, reference_labels, "reference_labels")
         check_widths(label, other)
         if self.gather and world() > 1:
             references, other = gather_rows(references), gather_rows(other)
@@ -262,9 +283,12 @@ class Criterion(nn.Module):
             references=compare.as_compared(references),
         )
         if not c.positives.columns.numel():
-            warn_once("no row shares its label with a reference, so nothing gathers a class")
-        mined = c if self.compared.mining is None else self.compared.mining(c)
-        return checked_terms(self.compared.scored(mined), _name_of(self.compared.loss))
+            warn_once(
+                "no row shares its label with a reference, so nothing gathers a class; number both "
+                "labels alike, and choose references of the classes in the batch"
+            )
+        scored = self.compared.scored(self.compared.mined(c))
+        return checked_terms(scored, _name_of(self.compared.loss))
 
     def extra_repr(self) -> str:
         """The loss and its settings, for print(criterion)."""
@@ -274,9 +298,9 @@ class Criterion(nn.Module):
 
 
 def _compares_rows(inner: Objective) -> bool:
-    """Whether labels say which rows go together, and nothing else."""
-    rows = isinstance(inner, Compared) and inner.compare.columns_are == "rows"
-    return rows and "label" in inner.needs
+    """Whether labels say which rows go together, here or in a part of a sum."""
+    parts = [part for part in inner.modules() if isinstance(part, Compared)]
+    return any(part.compare.columns_are == "rows" and "label" in part.needs for part in parts)
 
 
 def _coder(names: Sequence[str] | None, module: nn.Module) -> Coder:
@@ -307,10 +331,31 @@ def objective(name: str | Mapping[str, Any], **settings: Any) -> OwnObjective:
     names, number = _classes(settings.pop("classes", None))
     facts = _facts(number, settings.pop("dim", None))
     if isinstance(name, str):
+        if name == "sum":
+            _check_no_loss({name: settings})
         return OwnObjective(_objective_named(name, settings, facts), names, number)
     if settings:
         raise ValueError(f"settings ({', '.join(settings)}) go into the node {name}")
+    _check_no_loss(name)
     return OwnObjective(build(name, "objective", facts, "objective"), names, number)
+
+
+def _check_no_loss(node: Any) -> None:
+    """Raise ValueError for the node of a loss where that of an objective stands, in a sum too."""
+    if not isinstance(node, Mapping) or len(node) != 1:
+        return
+    ((name, settings),) = node.items()
+    losses = scan(KINDS["loss"])
+    if name in losses and name not in scan(KINDS["objective"]):
+        home = home_of(losses[name])
+        compare = "in_batch" if home is None else home.compare
+        raise ValueError(
+            f"{name} is a loss; write {{compared: {{compare: {{{compare}: {{}}}}, "
+            f"loss: {{{name}: {{}}}}}}}}"
+        )
+    parts = settings.get("parts") if name == "sum" and isinstance(settings, Mapping) else None
+    for part in parts.values() if isinstance(parts, Mapping) else ():
+        _check_no_loss({part: None} if isinstance(part, str) else part)
 
 
 def _objective_named(name: str, settings: dict[str, Any], facts: Mapping[str, int]) -> Objective:

@@ -461,6 +461,7 @@ def test_its_easy_positives_differ_because_it_keeps_similarities_below_zero():
         assert ours != pytest.approx(theirs, rel=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:a batch holds one class only")
 def test_its_supcon_differs_because_without_negatives_it_is_zero():
     z, _ = drawn("mates", 0)
     label = torch.zeros(len(z), dtype=torch.int64)

@@ -54,6 +54,22 @@ def test_texts_without_names_may_be_refused():
         Coder(needs_names=True)(["a"], "labels", 1)
 
 
+def test_texts_and_numbers_are_two_kinds_unless_the_classes_are_named():
+    texts, numbers = ["a", "b"], [0, 1]
+    for labels, others in (
+        (numbers, texts),
+        (torch.tensor(numbers), np.array(texts)),
+        (np.array(numbers), [b"a"]),
+    ):
+        with pytest.raises(ValueError, match="labels are integers, but others are texts; give bo"):
+            Coder().check_kinds(labels, others, "others")
+        with pytest.raises(ValueError, match="labels are texts, but others are integers"):
+            Coder().check_kinds(others, labels, "others")
+        Coder(["a", "b"]).check_kinds(labels, others, "others")
+    Coder().check_kinds([b"a"], texts, "others")
+    Coder().check_kinds([], texts, "others")
+
+
 def test_multi_hot_becomes_bool():
     hot = coded([[1, 0], [0, 1]], "labels", 2)
     assert hot.dtype == torch.bool

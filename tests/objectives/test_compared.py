@@ -12,7 +12,7 @@ from nearkin import mining
 from nearkin.compare import AcrossViews, Centers, Classifier, InBatch, Memory, Proxies
 from nearkin.core import Batch, Comparison, Terms, home
 from nearkin.losses.bounds import jsd
-from nearkin.losses.classification import cross_entropy, spce
+from nearkin.losses.classification import cosface, cross_entropy, spce
 from nearkin.losses.hinges import sigmoid
 from nearkin.losses.pairwise import contrastive, infonce, multi_similarity
 from nearkin.losses.proxies import proxy_anchor
@@ -63,6 +63,26 @@ def test_mining_stands_between_the_comparison_and_the_loss():
 def test_a_comparison_of_the_other_kind_is_refused(compare, loss, said):
     with pytest.raises(ValueError, match=said):
         Compared(compare, loss)
+
+
+@pytest.mark.parametrize(
+    ("compare", "loss"), [(Proxies(2, 2), cosface), (Classifier(2, 2), cross_entropy)]
+)
+def test_columns_of_classes_are_not_mined(compare, loss):
+    said = f"rows compared with rows, but {loss.__name__} compares with {compare.name}; leave"
+    for chosen in (mining.hard, partial(mining.multi_similarity, epsilon=0.2), lambda c: c):
+        with pytest.raises(ValueError, match=said):
+            Compared(compare, loss, chosen)
+    Compared(compare, loss, mining.all)
+
+
+def test_mining_must_return_a_comparison():
+    def picks(c):
+        return c.same
+
+    for own, name in ((picks, "picks"), (partial(picks), "picks")):
+        with pytest.raises(ValueError, match=f"{name} returned Tensor; a mining returns"):
+            Compared(InBatch(), infonce, own)(QUAD4, labelled(LABEL4))
 
 
 @pytest.mark.parametrize("compare", [InBatch(), Proxies(2, 2)])

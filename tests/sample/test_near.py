@@ -166,10 +166,18 @@ def test_class_means_stand_for_the_rows():
 
 
 def test_all_classes_may_lie_in_one_place():
-    held = columns() | {"embedding": torch.zeros(36, 4)}
+    held = columns() | {"embedding": torch.ones(36, 4)}
     for made in (NearestClasses(4, 2), HardClasses(4, 2)):
         for classes in chosen_classes(held, made.batches(held, 0, 0)):
             assert len(set(classes)) == 4
+
+
+@pytest.mark.parametrize("made", [NearestClasses(4, 2), HardClasses(4, 2)])
+def test_embeddings_of_zeros_are_told_of_once(made):
+    held = columns() | {"embedding": torch.zeros(36, 4)}
+    with pytest.warns(UserWarning, match="all embeddings are zeros"):
+        made.batches(held, 0, 0)
+    assert len(made.batches(held, 0, 1)) == made.count(held, 0, 1)
 
 
 def test_a_loop_of_ones_own_gives_embeddings_of_any_kind():
@@ -189,7 +197,10 @@ def test_a_loop_of_ones_own_gives_embeddings_of_any_kind():
     [
         (torch.zeros(36), "the column 'embedding' must be a floating tensor"),
         (torch.zeros(36, 2, dtype=torch.int64), "the column 'embedding' must be a floating tensor"),
-        (torch.full((36, 2), torch.nan), "hold NaN or infinity"),
+        (
+            torch.full((36, 2), torch.nan),
+            "'embedding' holds NaN or infinity .first in row 0.; mend these rows",
+        ),
         (torch.zeros(35, 2), "one entry a row in every column"),
     ],
 )

@@ -38,6 +38,17 @@ class Coder:
         """(N,) int64 or (N, L) bool; raises as `coded` does, and for strings that are no class."""
         return coded(labels, what, length, self._number)
 
+    def check_kinds(self, labels: Any, others: Any, what: str) -> None:
+        """Raise ValueError where one of two sets of labels holds texts and the other numbers; the
+        names of classes make both one kind."""
+        if self.numbers is not None or not (len(labels) and len(others)):
+            return
+        kinds = ["texts" if holds_texts(each) else "integers" for each in (labels, others)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"labels are {kinds[0]}, but {what} are {kinds[1]}; give both of one kind"
+            )
+
     def _number(self, name: str) -> int:
         if self.numbers is not None:
             if name in self.numbers:
@@ -53,6 +64,11 @@ class Coder:
                 "has which number"
             )
         return hashed(name)
+
+
+def holds_texts(labels: Any) -> bool:
+    """Whether labels that were coded are texts; those that are hold nothing else."""
+    return not isinstance(labels, Tensor) and isinstance(next(iter(labels), None), str | bytes)
 
 
 def coded(labels: Any, what: str, length: int, number: Callable[[str], int] = hashed) -> Tensor:

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 
 from nearkin.compare import Compare
 from nearkin.core import Batch, Comparison, Loss, Terms, home_of
-from nearkin.guards import EARLY, warn_of_large_logits, warn_of_no_pair
+from nearkin.guards import (
+    EARLY,
+    warn_of_large_logits,
+    warn_of_no_pair,
+    warn_of_one_class,
+)
 from nearkin.mining import Mining
+from nearkin.mining import all as every_pair
 from nearkin.objectives.base import Objective
 
 CLASS_COLUMNS = ("proxies", "centers", "classifier")
@@ -49,6 +55,7 @@ class Compared(Objective):
         self.compare, self.loss, self.mining = compare, loss, mining
         self.needs = compare.needs
         _check_home(compare, loss)
+        _check_mining(compare, loss, mining)
         home = home_of(loss)
         compare.settle(home.closeness if home else "cosine")
         for key in learn or {}:
@@ -65,22 +72,38 @@ class Compared(Objective):
     def forward(self, z: Tensor, batch: Batch) -> Terms:
         """Score the batch."""
         c = self.comparison(z, batch)
-        if c.columns_are == "rows" and not c.positives.columns.numel():
-            warn_of_no_pair(batch.get("label"))
+        if c.columns_are == "rows":
+            if not c.positives.columns.numel():
+                warn_of_no_pair(batch.get("label"))
+            else:
+                warn_of_one_class(c)
         return self.scored(c)
 
     def comparison(self, z: Tensor, batch: Batch) -> Comparison:
         """Who is compared with whom in this batch, after mining."""
-        c = self.compare(z, batch)
-        return c if self.mining is None else self.mining(c)
+        return self.mined(self.compare(z, batch))
+
+    def mined(self, c: Comparison) -> Comparison:
+        """What mining leaves of a comparison; raises ValueError where it returns no Comparison."""
+        if self.mining is None:
+            return c
+        left = self.mining(c)
+        if not isinstance(left, Comparison):
+            raise ValueError(
+                f"{_name_of(self.mining, 'the mining')} returned {type(left).__name__}; a mining "
+                "returns a nearkin.Comparison, for example c.narrowed(allowed)"
+            )
+        return left
 
     def scored(self, c: Comparison) -> Terms:
         """The loss of a comparison, with what it has learned."""
+        terms = self.loss(c, **self.learned) if len(self.learned) else self.loss(c)
+        # Only now: where the loss refuses the closeness, its error says what to do.
         if self._early:
             now = {key: float(value.detach().mean()) for key, value in self.learned.items()}
             said = warn_of_large_logits(c, partial(self.loss, **now))
             self._early = 0 if said else self._early - 1
-        return self.loss(c, **self.learned) if len(self.learned) else self.loss(c)
+        return terms
 
     def after(self, z: Tensor, batch: Batch) -> None:
         """Let the comparison remember the batch."""
@@ -149,8 +172,8 @@ def _may_learn(hint: Any) -> bool:
     return hint in (Any, Tensor) or Tensor in typing.get_args(hint)
 
 
-def _name_of(loss: Loss) -> str:
-    return getattr(getattr(loss, "func", loss), "__name__", "the loss")
+def _name_of(loss: Loss | Mining, unnamed: str = "the loss") -> str:
+    return getattr(getattr(loss, "func", loss), "__name__", unnamed)
 
 
 def _check_per_class(compare: Compare, loss: Loss, key: str, start: Tensor) -> None:
@@ -176,6 +199,17 @@ def _check_per_class(compare: Compare, loss: Loss, key: str, start: Tensor) -> N
             f"learn.{key}.per: {_name_of(loss)} takes one {key} for all, not one for each class; "
             "set per: all"
         ) from error
+
+
+def _check_mining(compare: Compare, loss: Loss, mining: Mining | None) -> None:
+    """Rows alone are mined."""
+    if mining is None or compare.columns_are == "rows":
+        return
+    if getattr(mining, "func", mining) is not every_pair:
+        raise ValueError(
+            f"mining narrows rows compared with rows, but {_name_of(loss)} compares with "
+            f"{getattr(compare, 'name', type(compare).__name__)}; leave mining out"
+        )
 
 
 def _check_home(compare: Compare, loss: Loss) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nearkin.core import warn_once
 from nearkin.sample.base import Batches, batches_of, generator
 from nearkin.sample.classes import OfClasses
 
@@ -84,6 +85,11 @@ class OfNearClasses(OfClasses):
         """max(N / (P·K), C / P) batches of exactly P·K rows."""
         label, embedding = columns["label"], columns["embedding"]
         members = self.members(label.numpy())
+        if not bool(embedding.any()):
+            warn_once(
+                "all embeddings are zeros, so no class is near another and batches are chosen by "
+                "the order of the labels; give the embeddings of an encoder"
+            )
         near = neighbors(label, embedding, self.classes - 1)
         count = self.count_of(len(label), len(members))
         begins = _begins(len(members), count * self.first, seed, epoch)

@@ -15,6 +15,17 @@ from nearkin.sample.base import Batches, Sampler, generator, members_of
 Labels = frozenset[int]
 
 
+def _pairs(pair: np.ndarray) -> list[np.ndarray]:
+    """The rows of each pair; raises where each row is one of its own."""
+    members = members_of(pair)
+    if len(members) == len(pair):
+        raise ValueError(
+            f"the column 'pair' joins no two rows: its {len(pair)} values all differ; give both "
+            "rows of a pair one number"
+        )
+    return members
+
+
 class Paired(Sampler):
     """Whole pairs at random without replacement: all rows of a chosen `pair` stand in one batch."""
 
@@ -28,7 +39,7 @@ class Paired(Sampler):
 
     def batches(self, columns: Mapping[str, Tensor], seed: int, epoch: int) -> Batches:
         """floor(pairs of the table / pairs) batches; fewer pairs than asked for are one batch."""
-        members = members_of(columns["pair"].numpy())
+        members = _pairs(columns["pair"].numpy())
         order = generator(seed, epoch).permutation(len(members))
         size = min(self.pairs, len(members))
         full = len(members) // size * size
@@ -39,7 +50,7 @@ class Paired(Sampler):
 
     def remarks(self, columns: Mapping[str, Tensor]) -> list[str]:
         """How many pairs an epoch covers."""
-        count = len(torch.unique(columns["pair"]))
+        count = len(_pairs(columns["pair"].numpy()))
         size = min(self.pairs, count)
         return [
             f"an epoch of {count // size} batches covers {count // size * size} of {count} pairs"
@@ -66,13 +77,19 @@ class DistinctPairs(Sampler):
 
     def batches(self, columns: Mapping[str, Tensor], seed: int, epoch: int) -> Batches:
         """Batches of exactly `pairs` pairs; as many as can be filled in the order drawn."""
-        members = members_of(columns["pair"].numpy())
+        members = _pairs(columns["pair"].numpy())
         labels = self._labels(members, columns["label"].numpy())
         order = generator(seed, epoch).permutation(len(members)).tolist()
-        return [
+        batches = [
             torch.from_numpy(np.concatenate([members[k] for k in chosen]))
             for chosen in _disjoint(order, labels, self.pairs)
         ]
+        if not batches:
+            raise ValueError(
+                f"no batch of pairs={self.pairs} without a label in common can be filled from the "
+                f"{len(members)} pairs of the table; set pairs lower or use paired"
+            )
+        return batches
 
     def remarks(self, columns: Mapping[str, Tensor]) -> list[str]:
         """How many pairs the first epoch of seed 0 covers."""
