@@ -168,21 +168,25 @@ def distance_slope(distance: Tensor) -> Tensor:
 
 class _Square(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
+    def forward(ctx: FunctionCtx, source: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, length)  # type: ignore[arg-type]
         return rows @ rows.T
 
     @staticmethod
     @once
-    def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:
-        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
+        rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
         # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
-        return slope.T.contiguous().add_(slope) @ rows
+        to_rows = slope.T.contiguous().add_(slope) @ rows
+        if length is not None:
+            along_sphere(to_rows, rows, length, to_rows)
+        return to_rows, None, None
 
 
 def gram(rows: Tensor) -> Tensor:
     """(N, N) rows·rowsᵀ; two matrix products in all, where autograd takes three."""
-    return _Square.apply(rows)  # type: ignore[return-value]
+    source, length = made_of(rows)
+    return _Square.apply(source, rows.detach(), length)  # type: ignore[return-value]
 
 
 def picked(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -205,7 +209,8 @@ def made_of(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """What unit rows were made of, and its lengths (N, 1); other rows themselves, and None.
 
     Who has a slope to many unit rows can turn it with `along_sphere` where it is made, and save a
-    matrix of their size.
+    matrix of their size and a step of the backward pass. The unit rows themselves then have no
+    gradient of their own to look at.
     """
     return getattr(rows, "made_of", (rows, None))
 

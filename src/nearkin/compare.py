@@ -33,9 +33,9 @@ def bounded(x: Tensor) -> Tensor:
     """(N, D) rows as they are, float32 or wider; one with an entry beyond 1e15 is scaled down to it
     (warned of once)."""
     x = at_least_float32(x)
-    largest = torch.linalg.vector_norm(x.detach(), torch.inf, dim=1, keepdim=True)
-    if not bool((largest > LONGEST).any()):
+    if not x.numel() or max(abs(float(end)) for end in x.detach().aminmax()) <= LONGEST:
         return x
+    largest = torch.linalg.vector_norm(x.detach(), torch.inf, dim=1, keepdim=True)
     warn_once(
         f"an embedding row has entries beyond {LONGEST:g}; it is compared as if they ended there. "
         "Lower the learning rate or compare by cosine"

@@ -67,7 +67,7 @@ class Terms:
     contrast: Tensor = field(default_factory=lambda: torch.zeros(()))
     other: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
         """tightness + contrast + the sum of `other`."""
         return sum(self.other.values(), self.tightness + self.contrast)
@@ -222,12 +222,19 @@ class Comparison:
         if self.allowed is not None:
             mask &= self.allowed
         if self.oneself is not None:
-            first = torch.arange(len(mask), device=mask.device)
-            if len(mask) <= mask.shape[1] and torch.equal(self.oneself, first):
+            if self._diagonal:
                 return mask.fill_diagonal_(False)
             itself = self.oneself.clamp_min(0)[:, None]
             mask.scatter_(1, itself, mask.gather(1, itself) & (self.oneself < 0)[:, None])
         return mask
+
+    @cached_property
+    def _diagonal(self) -> bool:
+        """Whether column i is anchor i itself."""
+        assert self.oneself is not None
+        rows, columns = self.shape
+        first = torch.arange(rows, device=self.oneself.device)
+        return rows <= columns and torch.equal(self.oneself, first)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """(P,), (P,): anchors and columns of the positive pairs, in row order."""
