@@ -28,7 +28,7 @@ REFUSED = {
 }
 OF_BOTH_ENDS = {"angular", "angular_hinge", "lifted_structure", "quadruplet"}
 # These read more of the labels than who is the same, so that loops of their own check them.
-BY_HAND = {"n_pairs", "soft_triple", "sub_center_arcface"}
+BY_HAND = {"n_pairs", "proxy_anchor", "soft_triple", "sub_center_arcface"}
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -38,7 +38,9 @@ pytestmark = [
 
 def made(name, **settings):
     torch.manual_seed(0)
-    criterion = nk.criterion(name, classes=CLASSES, dim=DIM, **settings).double().eval()
+    counted = name not in OF_ROWS or "learn" in settings
+    facts = {"dim": DIM, **({"classes": CLASSES} if counted else {})}
+    criterion = nk.criterion(name, **facts, **settings).double().eval()
     for parameter in criterion.parameters():
         parameter.data = torch.randn(parameter.shape, dtype=torch.float64)
     return criterion
@@ -169,6 +171,21 @@ def softmax_over_classes(cosines_of, hot, scale, moved):
             own.append(average([x for x, h in zip(logits, has, strict=True) if h]))
             everyone.append(log_sum_exp(logits))
     return -average(own), average(everyone)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_proxy_anchor_pulls_every_row_that_has_the_class(seed):
+    hot, z, criterion = random_hot(seed=seed), embeddings(seed=seed), made("proxy_anchor")
+    pull, push = [], []
+    rows = of_classes(criterion, z, max)
+    for k in range(CLASSES):
+        own = [-32 * (rows[i][k] - 0.1) for i in range(ROWS) if hot[i, k]]
+        others = [32 * (rows[i][k] + 0.1) for i in range(ROWS) if not hot[i, k]]
+        pull += [log_sum_exp([0.0, *own])] if own else []
+        push.append(log_sum_exp([0.0, *others]))
+    terms = criterion.terms(z, hot).floats()
+    assert terms["tightness"] == pytest.approx(average(pull))
+    assert terms["contrast"] == pytest.approx(average(push))
 
 
 def relaxed(cosines_of):
