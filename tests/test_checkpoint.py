@@ -50,7 +50,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise checkpoint.SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", broken)
+    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", broken)
     with pytest.raises(OSError, match=r"cannot be written .*No space left"):
         checkpoint.save(tmp_path / "state", {"x": torch.zeros(1)}, {})
     assert os.listdir(tmp_path) == ["state"]

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 FORMAT = 1
@@ -25,7 +25,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     header = {"nearkin": json.dumps({"format": FORMAT, **facts})}
     try:
         # A copy of each tensor: safetensors refuses views that share memory.
-        save_file(
+        safetensors.torch.save_file(
             {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
             temporary,
             header,
@@ -61,9 +61,11 @@ def _umask() -> int:
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file written by `save`. Raises ValueError for any other file."""
     try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("nearkin", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Read at once: a run that goes on replaces the file, also between its opening and mapping.
+        content = Path(path).read_bytes()
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header.get("__metadata__", {}).get("nearkin", "null"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); the file is damaged or of another kind"
