@@ -131,3 +131,19 @@ def assert_equals_peer(value_of, peer, z):
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     (slope,), (wanted,) = torch.autograd.grad(value, mine), torch.autograd.grad(expected, other)
     torch.testing.assert_close(slope, wanted, rtol=1e-8, atol=1e-9)
+
+
+def value_and_slope(score, c_of, z, **chosen):
+    z = z.clone().requires_grad_()
+    value = score(c_of(z), **chosen)
+    value = getattr(value, "total", value)
+    return value, torch.autograd.grad(value, z)[0]
+
+
+def assert_equals(loss, slow, c_of, z, **chosen):
+    """Value and gradient of a loss are those of a slow loop over the comparison."""
+    value, slope = value_and_slope(loss, c_of, z, **chosen)
+    expected, its_slope = value_and_slope(slow, c_of, z, **chosen)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(slope, its_slope, rtol=1e-9, atol=1e-11)
+    return value

@@ -59,14 +59,6 @@ def logsumexp(x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
     return torch.where(empty.squeeze(dim), -torch.inf, value)
 
 
-def log1p_sum_exp(x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
-    """log(1 + Σ exp x) over the entries of `mask`; 0, with gradient 0, where there are none."""
-    hidden = torch.where(mask, x, -torch.inf)
-    shape = list(x.shape)
-    shape[dim] = 1
-    return torch.cat([hidden, x.new_zeros(shape)], dim).logsumexp(dim)
-
-
 def logsumexp_over(positives: Positives, x: Tensor) -> Tensor:
     """(A,): log Σ exp x over the positives of each anchor, x (A, P); -inf, with gradient 0, where
     there are none."""
@@ -85,6 +77,13 @@ def mean_over(positives: Positives, x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return positives.fill(x, 0.0)[:, 0]
     return ratio(positives.fill(x, 0.0).sum(1), positives.count)
+
+
+def mean_over_scored(positives: Positives, x: Tensor) -> Tensor:
+    """0-dim: the mean of x (A,) over the anchors that have a positive; 0 where there are none."""
+    if positives.valid is None and positives.columns.shape[1]:
+        return x.mean()  # all have one, and a small batch feels each operation
+    return mean(x, positives.count > 0)
 
 
 def softplus(x: Tensor) -> Tensor:

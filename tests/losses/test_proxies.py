@@ -3,6 +3,7 @@ limits."""
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -59,22 +60,26 @@ def test_proxy_anchor_equals_a_slow_loop(labels, per_class):
     assert terms.contrast.item() == pytest.approx(math.fsum(push) / len(push), rel=1e-10)
 
 
-@pytest.mark.parametrize("labels", LABELS)
-def test_proxy_anchor_equals_pytorch_metric_learning(labels):
-    z, label = random_batch(LABELS[labels])
-    vectors = vectors_for(label)
+def assert_equals_peer(loss, peer, vectors, z, label):
+    """Value and gradients, to rows and proxies, are those of another library's loss."""
     mine, other = z.clone().requires_grad_(), z.clone().requires_grad_()
-    proxies = against(vectors)
-    value = proxy_anchor(proxies(mine, Batch(None, label=label))).total
-    peer = pml.ProxyAnchorLoss(len(vectors), 5, margin=0.1, alpha=32).double()
+    proxies, peer = against(vectors), peer.double()
     with torch.no_grad():
         peer.proxies.copy_(vectors)
-    expected = peer(other, label)
+    value, expected = loss(proxies(mine, Batch(None, label=label))).total, peer(other, label)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     seen = torch.autograd.grad(value, [mine, proxies.vectors])
     theirs = torch.autograd.grad(expected, [other, peer.proxies])
     for a, b in zip(seen, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_proxy_anchor_equals_pytorch_metric_learning(labels):
+    z, label = random_batch(LABELS[labels])
+    vectors = vectors_for(label)
+    peer = pml.ProxyAnchorLoss(len(vectors), 5, margin=0.1, alpha=32)
+    assert_equals_peer(proxy_anchor, peer, vectors, z, label)
 
 
 def test_an_absent_class_pushes_and_does_not_pull():
@@ -188,18 +193,8 @@ def test_without_its_own_proxy_it_is_the_log_of_the_odds():
 def test_proxy_nca_plus_plus_equals_pytorch_metric_learning(labels, scale):
     z, label = random_batch(LABELS[labels])
     vectors = vectors_for(label)
-    mine, other = z.clone().requires_grad_(), z.clone().requires_grad_()
-    proxies = against(vectors)
-    value = proxy_nca_plus_plus(proxies(mine, Batch(None, label=label)), scale=scale).total
-    peer = pml.ProxyNCALoss(len(vectors), 5, softmax_scale=scale**2).double()
-    with torch.no_grad():
-        peer.proxies.copy_(vectors)
-    expected = peer(other, label)
-    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
-    seen = torch.autograd.grad(value, [mine, proxies.vectors])
-    theirs = torch.autograd.grad(expected, [other, peer.proxies])
-    for a, b in zip(seen, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+    peer = pml.ProxyNCALoss(len(vectors), 5, softmax_scale=scale**2)
+    assert_equals_peer(partial(proxy_nca_plus_plus, scale=scale), peer, vectors, z, label)
 
 
 def test_a_row_without_another_class_is_left_out_of_proxy_nca():

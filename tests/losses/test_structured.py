@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning import losses as pml
 from pytorch_metric_learning import reducers as pml_reducers
 from quad4 import LABEL4, LABELS, QUAD4, in_batch, random_batch
+from sorts import assert_equals, value_and_slope
 
 from nearkin import mining
 from nearkin.core import Comparison
@@ -83,19 +84,8 @@ SLOW = {
 every_loss = pytest.mark.parametrize("loss", SLOW, ids=lambda loss: loss.__name__)
 
 
-def value_and_slope(score, c_of, z, **chosen):
-    z = z.clone().requires_grad_()
-    value = score(c_of(z), **chosen)
-    value = getattr(value, "total", value)
-    return value, torch.autograd.grad(value, z)[0]
-
-
 def assert_equals_the_slow_one(loss, c_of, z, **chosen):
-    value, slope = value_and_slope(loss, c_of, z, **chosen)
-    expected, its_slope = value_and_slope(SLOW[loss], c_of, z, **chosen)
-    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(slope, its_slope, rtol=1e-9, atol=1e-11)
-    return value
+    return assert_equals(loss, SLOW[loss], c_of, z, **chosen)
 
 
 # --- known values

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from nearkin.closed import split_log_sum_exp
 from nearkin.core import Comparison, Terms, at_least_float32, home, warn_once
-from nearkin.reduce import logsumexp_over, mean, not_negative, positive, ratio
+from nearkin.reduce import (
+    logsumexp_over,
+    mean_over_scored,
+    not_negative,
+    positive,
+    ratio,
+)
 
 
 @home("in_batch", "cosine")
@@ -41,10 +47,10 @@ def nca(c: Comparison, *, temperature: float | Tensor = 1.0) -> Terms:
     c.distance_of(c.similarity.new_empty(0))  # raises where there is none; -d² is 2s - 2
     own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, sharp)
     near, everyone = logsumexp_over(positives, sharp * own - sharp), everyone - sharp
-    if positives.valid is None and positives.columns.shape[1]:
-        return Terms(tightness=-near.mean(), contrast=everyone.mean())  # all anchors have one
-    scored = positives.count > 0
-    return Terms(tightness=-mean(near, scored), contrast=mean(everyone, scored))
+    return Terms(
+        tightness=-mean_over_scored(positives, near),
+        contrast=mean_over_scored(positives, everyone),
+    )
 
 
 @home("in_batch", "inner")

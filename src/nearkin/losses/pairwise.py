@@ -7,9 +7,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearkin.closed import Positives, distance_slope, in_blocks, split, split_log_sum_exp
+from nearkin.closed import distance_slope, in_blocks, split, split_log_sum_exp
 from nearkin.core import Comparison, Terms, home
-from nearkin.reduce import logsumexp, logsumexp_over, mean, not_negative, positive, ratio, softplus
+from nearkin.reduce import (
+    logsumexp,
+    logsumexp_over,
+    mean_over_scored,
+    not_negative,
+    positive,
+    ratio,
+    softplus,
+)
 
 
 @home("in_batch", "cosine")
@@ -141,7 +149,7 @@ def supcon(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
     own = ratio(positives.fill(own / temperature, 0.0).sum(1), positives.count)
     return Terms(
-        tightness=-_over_scored(positives, own), contrast=_over_scored(positives, everyone)
+        tightness=-mean_over_scored(positives, own), contrast=mean_over_scored(positives, everyone)
     )
 
 
@@ -172,15 +180,8 @@ def snca(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
     own = logsumexp_over(positives, own / temperature)
     return Terms(
-        tightness=-_over_scored(positives, own), contrast=_over_scored(positives, everyone)
+        tightness=-mean_over_scored(positives, own), contrast=mean_over_scored(positives, everyone)
     )
-
-
-def _over_scored(positives: Positives, x: Tensor) -> Tensor:
-    """The mean of `x` (A,) over the anchors that have a positive."""
-    if positives.valid is None and positives.columns.shape[1]:
-        return x.mean()  # a small batch feels each operation
-    return mean(x, positives.count > 0)
 
 
 @home("in_batch", "cosine")
