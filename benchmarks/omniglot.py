@@ -6,9 +6,9 @@
 FILE.npz  `image` (N, 28, 28) uint8, `label` (N,), `split` (N,) 0 for the 964 characters to train
           on and 1 for the 659 to test on, `alphabet` (N,)
 
-Every run sees 96,000 drawings, 5 epochs by AdamW (omniglot.yaml), in 800 batches of 30 characters
-by 4 drawings, or in 1,000 of 96 drawings at random over classes; nothing is selected on test
-characters: the figure is that of the last step. The settings of each objective are those that a
+Every run takes 800 steps of 128 drawings by AdamW (omniglot.yaml): 32 characters by 4 drawings, or
+at random over characters; nothing is selected on test characters: the figure is that of the last
+step. The settings of each objective are those that a
 search on validation characters chose once. Prints the mean and the standard deviation over seeds.
 """
 
@@ -30,7 +30,7 @@ from nearkin.console import Reporter
 
 HERE = Path(__file__).parent
 LOSS = "objective.compared.loss"
-UNIFORM = {"sampler": {"uniform": {"batch": 96}}}
+UNIFORM = {"sampler": {"uniform": {"batch": 128}}}
 
 
 def pairs(loss: str, **settings: Any) -> dict[str, Any]:

@@ -689,7 +689,7 @@ def test_a_complete_recipe_has_every_default():
     }
     assert full["optim"]["default"] == {"sgd": {"lr": 0.05, "momentum": 0.0, "nesterov": False}}
     assert full["train"] == {
-        "epochs": 2, "schedule": {"ramp": {"warmup": 5}}, "precision": "float32",
+        "epochs": 2, "steps": None, "schedule": {"ramp": {"warmup": 5}}, "precision": "float32",
         "select": "validation", "select_by": "map@r", "clip": None, "device": "auto",
         "workers": 2, "start": None, "early_stop": None, "freeze_batchnorm": False, "factors": {},
     }  # fmt: skip

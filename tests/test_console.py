@@ -67,7 +67,7 @@ def test_plain_lines_say_what_happens():
 def test_plain_lines_of_long_work_come_now_and_then(clock):
     stream = io.StringIO()
     reporter = Reporter(stream)
-    show = reporter.step(2)
+    show = reporter.step(2, 120)
     for step in range(1, 101):
         clock[0] += 1
         show(State(epoch=step // 60, batch=step % 60, step=step), 60)
@@ -107,7 +107,7 @@ def test_the_pace_is_that_since_it_was_last_asked():
 
 def test_steps_say_how_many_rows_they_take_a_second(clock):
     stream = io.StringIO()
-    show = Reporter(stream).step(1)
+    show = Reporter(stream).step(1, 60)
     show(State(batch=1, step=1, rows=128, seconds=2.0), 60)
     clock[0] += 31
     show(State(batch=2, step=2, rows=256, seconds=4.0), 60)
@@ -154,7 +154,7 @@ def started(monkeypatch):
 
 def test_the_bar_counts_the_steps_of_all_epochs(started):
     bar, terminal = started()
-    show = bar.step(3)
+    show = bar.step(3, 21)
     show(State(epoch=0, batch=3, step=3), 7)
     assert bar.task is None  # not every step is worth a drawing
     show(State(epoch=0, batch=5, step=5), 7)

@@ -298,7 +298,7 @@ class Stop(Reporter):
         super().__init__(None)
         self.at, self.act = at, act
 
-    def step(self, epochs):
+    def step(self, epochs, steps):
         def hear(state, batches):
             if state.step == self.at:
                 self.act()

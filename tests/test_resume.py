@@ -33,6 +33,7 @@ KINDS = {
         "optim": {"default": tiny_runs.ADAMW, "critic": tiny_runs.MOMENTUM},
     },
     "alternating": {"objective": tiny_runs.ALTERNATING},
+    "steps": {"train": {"steps": 15}},
     "head": {"encoder": {"head": {"dim": 4, "start": "whitened", "dropout": 0.2}}},
 }
 
@@ -65,7 +66,7 @@ class Hook(Reporter):
     def say(self, text):
         self.said.append(text)
 
-    def step(self, epochs):
+    def step(self, epochs, steps):
         def hear(state, batches):
             if state.step == self.at:
                 self.act()
@@ -244,7 +245,7 @@ class Slow(Reporter):
     def say(self, text):
         print("ready", flush=True)
 
-    def step(self, epochs):
+    def step(self, epochs, steps):
         import time
         return lambda state, batches: time.sleep(0.02)
 

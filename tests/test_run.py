@@ -1,6 +1,7 @@
 """train: what stands in a run folder, data and encoders of one's own, guards, and what is kept."""
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,17 @@ def test_selection_goes_by_the_metric_that_is_asked_for(tmp_path, rows):
     assert metrics["selected"]["by"] == "validation recall@4"
     scores = [r["validation"]["recall@4"] for r in tiny_runs.lines(tmp_path / "run", "epoch")]
     assert metrics["selected"]["epoch"] == max(range(4), key=lambda e: (scores[e], -e))
+
+
+def test_a_run_of_so_many_steps_ends_there_and_its_schedule_with_it(tmp_path, rows):
+    said = recipe(rows, train={"steps": 8, "schedule": {"warmup_cosine": {"warmup": 1}}})
+    train(said, tmp_path / "run")
+    (start,) = tiny_runs.lines(tmp_path / "run", "start")
+    assert (start["steps"], start["epochs"]) == (8, 2)  # an epoch has six batches
+    steps = tiny_runs.lines(tmp_path / "run", "step")
+    assert steps[-1]["step"] == 7
+    assert steps[-1]["rates"]["encoder"] == pytest.approx(0.01 * (1 + math.cos(7 * math.pi / 8)) / 2)
+    assert [r["step"] for r in tiny_runs.lines(tmp_path / "run", "epoch")] == [6, 8]
 
 
 def test_early_stop_ends_the_run_before_its_last_epoch(tmp_path, rows):

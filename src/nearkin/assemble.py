@@ -205,10 +205,10 @@ def _optimizers(
 
 def _schedule(train: Train, sampler: Sampler, table: Table, seed: int) -> Callable[[int], float]:
     columns = {"label": table.label, **table.columns}
-    steps = train.epochs * sampler.count(columns, seed, 0)
-    if steps == 0:
+    batches = sampler.count(columns, seed, 0)
+    if batches == 0:
         raise ValueError("the sampler makes no batch from the train split; make batches smaller")
-    return (lambda i: 1.0) if train.schedule is None else train.schedule(steps)
+    return (lambda i: 1.0) if train.schedule is None else train.schedule(train.length(batches)[1])
 
 
 def _frozen(encoder: nn.Module) -> list[nn.Module]:

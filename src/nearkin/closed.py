@@ -3,6 +3,7 @@ a few passes over its similarities and a few matrices of memory. Imports torch o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -55,11 +56,13 @@ class Positives(NamedTuple):
     columns  (A, P) int64, P the most positives of an anchor; places that a row does not fill are 0
     valid    (A, P) bool; None where every row fills all its places
     count    (A,) int64: how many each anchor has
+    pairs    how many there are in all
     """
 
     columns: Tensor
     valid: Tensor | None
     count: Tensor
+    pairs: int
 
     def fill(self, values: Tensor, by: float) -> Tensor:
         """(A, P) values, with `by` in the places that a row does not fill."""
@@ -72,13 +75,50 @@ def positives_of(same: Tensor) -> Positives:
     count = torch.bincount(rows, minlength=len(same))
     most = int(count.max()) if len(same) else 0
     if len(columns) == len(same) * most:
-        return Positives(columns.view(len(same), most), None, count)
+        return Positives(columns.view(len(same), most), None, count, len(columns))
     start = count.cumsum(0) - count
     place = torch.arange(len(rows), device=rows.device) - start[rows]
     filled = columns.new_zeros(len(same), most)
     filled[rows, place] = columns
     valid = torch.arange(most, device=rows.device) < count[:, None]
-    return Positives(filled, valid, count)
+    return Positives(filled, valid, count, len(columns))
+
+
+def mates_of(label: Tensor) -> Positives:
+    """The positives of rows that meet each other, by their labels (N,): those of the same label but
+    itself. Without a mask (N, N); memory O(N·P)."""
+    if not len(label):
+        return positives_of(label.new_empty(0, 0, dtype=torch.bool))
+    ordered, order = label.sort(stable=True)
+    first = int(torch.count_nonzero(ordered == ordered[0]))  # of one class
+    # Balanced batches are the usual ones, and take a few operations.
+    if len(label) % first == 0:
+        classes = ordered.view(-1, first)
+        distinct = len(classes) == 1 or bool((classes[1:, 0] != classes[:-1, 0]).all())
+        if distinct and bool((classes[:, 0] == classes[:, -1]).all()):
+            others = order.view(-1, first).index_select(1, _others(first).to(order.device))
+            columns = order.new_empty(len(label), first - 1)
+            columns.index_copy_(0, order, others.view(-1, first - 1))
+            count = order.new_full((len(label),), first - 1)
+            return Positives(columns, None, count, columns.numel())
+    _, group, size = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    most = int(size.max()) - 1
+    place = torch.arange(most, device=label.device)
+    start = (size.cumsum(0) - size)[group][:, None]
+    here = torch.arange(len(label), device=label.device)[:, None] - start
+    filled, count = label.new_zeros(len(label), most), size.new_empty(len(label))
+    count[order] = size[group] - 1
+    valid = place < count[:, None]
+    at = (start + place + (place >= here)).clamp_max_(len(label) - 1)
+    filled[order] = order[at]
+    return Positives(filled.mul_(valid), valid, count, int(count.sum()))
+
+
+@functools.lru_cache(64)
+def _others(size: int) -> Tensor:
+    """(size · (size - 1),) int64: for each place in turn the others, ascending."""
+    every = torch.arange(size)
+    return torch.cat([every[every != i] for i in range(size)])
 
 
 def split(similarity: Tensor, positives: Positives, rest: Rest) -> tuple[Tensor, Tensor]:
@@ -86,25 +126,27 @@ def split(similarity: Tensor, positives: Positives, rest: Rest) -> tuple[Tensor,
 
     One (A, R) matrix, the slope, is kept for the gradient, which is found in one pass.
     """
-    own, value = _Split.apply(similarity, positives.columns, rest)  # type: ignore[misc]
+    own, value = _Split.apply(similarity, positives.columns, rest, 1.0)  # type: ignore[misc]
     return own, value
 
 
 def known(similarity: Tensor, rest: Rest) -> Tensor:
     """The value of `rest`, its gradient the slope that `rest` gives with it."""
-    return _Split.apply(similarity, None, rest)[1]  # type: ignore[index]
+    return _Split.apply(similarity, None, rest, 1.0)[1]  # type: ignore[index]
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, similarity: Tensor, columns: Tensor | None, rest: Rest
+        ctx: FunctionCtx, similarity: Tensor, columns: Tensor | None, rest: Rest, scale: float
     ) -> tuple[Tensor, Tensor]:
         value, slope = rest(similarity)
         ctx.save_for_backward(columns, slope)  # type: ignore[arg-type]
+        ctx.scale = scale  # type: ignore[attr-defined]
         if columns is None:
             return similarity.new_zeros(()), value
-        return similarity.gather(1, columns), value
+        own = similarity.gather(1, columns)
+        return own if scale == 1 else own.mul_(scale), value
 
     @staticmethod
     @once
@@ -112,8 +154,9 @@ class _Split(torch.autograd.Function):
         columns, slope = ctx.saved_tensors  # type: ignore[attr-defined]
         slope = slope * (to_value[:, None] if to_value.ndim else to_value)
         if columns is not None:
-            slope.scatter_add_(1, columns, to_own)
-        return slope, None, None
+            scale = ctx.scale  # type: ignore[attr-defined]
+            slope.scatter_add_(1, columns, to_own if scale == 1 else to_own * scale)
+        return slope, None, None, None
 
 
 def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -126,12 +169,12 @@ def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 def split_log_sum_exp(
     similarity: Tensor, positives: Positives, mask: Tensor, scale: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """(A, P) the positives' similarities, and (A,) log Σ_mask exp(scale·s): -inf where the mask of
-    a row is empty. A scale that is a tensor gets its gradient."""
+    """(A, P) scale·s of the positives, and (A,) log Σ_mask exp(scale·s): -inf where the mask of a
+    row is empty. A scale that is a tensor gets its gradient."""
     if isinstance(scale, Tensor):
-        own, everyone = split(scale * similarity, positives, log_sum_exp(mask))
-        return own / scale, everyone
-    return split(similarity, positives, log_sum_exp(mask, scale))
+        return split(scale * similarity, positives, log_sum_exp(mask))
+    rest = log_sum_exp(mask, scale)
+    return _Split.apply(similarity, positives.columns, rest, scale)  # type: ignore[return-value]
 
 
 def log_sum_exp(mask: Tensor, scale: float = 1.0) -> Rest:

@@ -63,9 +63,9 @@ class Reporter:
         of = f" of {total // 10**6}" if total else ""
         self._now_and_then(f"{what}: {done // 10**6}{of} MB")
 
-    def step(self, epochs: int) -> Callable[[State, int], None]:
-        """What the loop calls after each step, with its state and the number of batches an
-        epoch."""
+    def step(self, epochs: int, steps: int) -> Callable[[State, int], None]:
+        """What the loop calls after each of so many steps, with its state and the number of batches
+        an epoch."""
 
         def show(state: State, batches: int) -> None:
             said = f"epoch {state.epoch + 1} of {epochs}, batch {state.batch} of {batches}"
@@ -131,13 +131,13 @@ class Bar(Reporter):
         if done == total:
             self._remove()
 
-    def step(self, epochs: int) -> Callable[[State, int], None]:
+    def step(self, epochs: int, steps: int) -> Callable[[State, int], None]:
         """The bar shows the steps of all epochs, with the time that is left."""
 
         def show(state: State, batches: int) -> None:
             if state.step % 5 == 0 or state.batch == batches:
                 note = self.note + pace(state.rows, state.seconds, "  rows: " if self.note else "")
-                self._show(f"epoch {state.epoch + 1}/{epochs}", state.step, batches * epochs, note)
+                self._show(f"epoch {state.epoch + 1}/{epochs}", state.step, steps, note)
 
         pace = Pace()
         return show

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nearkin.closed import Positives, distances, gram, picked, positives_of, without_autocast
+from nearkin.closed import (
+    Positives,
+    distances,
+    gram,
+    mates_of,
+    picked,
+    positives_of,
+    without_autocast,
+)
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
 
@@ -205,6 +213,9 @@ class Comparison:
     @cached_property
     def positives(self) -> Positives:
         """The columns of `same`, side by side: few where classes are many."""
+        itself = self.reference_label is self.anchor_label and self.anchor_label.ndim == 1
+        if itself and self.allowed is None and self.oneself is not None and self._diagonal:
+            return mates_of(self.anchor_label)
         return positives_of(self.same)
 
     @cached_property

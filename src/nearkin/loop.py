@@ -160,6 +160,7 @@ class Loop:
     optimizers   learner -> optimizer, as `nearkin.learners.optimizers_of` makes them
     schedule     step -> factor on every learning rate
     sampler      the batches of (seed, epoch)
+    steps        batches after which training ends instead, also within an epoch; None: epochs say
     freeze       modules that stay in eval mode while training (their parameters still learn)
     clip         largest norm of a turn's gradient
     patience     epochs without a better score after which training ends; None: never
@@ -182,6 +183,7 @@ class Loop:
         epochs: int,
         seed: int,
         device: torch.device,
+        steps: int | None = None,
         freeze: Sequence[nn.Module] = (),
         clip: float | None = None,
         patience: int | None = None,
@@ -193,7 +195,7 @@ class Loop:
         self.method, self.optimizers = method, optimizers
         self.schedule, self.sampler = schedule, sampler
         self.epochs, self.seed, self.device, self.freeze = epochs, seed, device, tuple(freeze)
-        self.clip, self.patience = clip, patience
+        self.steps, self.clip, self.patience = steps, clip, patience
         self.later_wins, self.put_back = later_wins, put_back
         self.log, self.path = log or (lambda record: 0), path
         self.state = State()
@@ -214,7 +216,7 @@ class Loop:
         name for the log; None: the last epoch is kept) goes by, and all of it is logged.
         """
         with _stops() as stopped:
-            while self.state.epoch < self.epochs and not self._exhausted():
+            while self._goes_on() and not self._exhausted():
                 self._epoch(table, stopped)
                 self._close_epoch(validate, select)
                 self._maybe_stop(any_process(stopped.is_set()))
@@ -251,6 +253,11 @@ class Loop:
     def _trainable(self) -> Trainable:
         return self.method  # type: ignore[return-value]
 
+    def _goes_on(self) -> bool:
+        if self.steps is None:
+            return self.state.epoch < self.epochs
+        return self.state.step < self.steps
+
     def _exhausted(self) -> bool:
         return self.patience is not None and self.state.waited >= self.patience
 
@@ -261,7 +268,10 @@ class Loop:
         batches = self.sampler.batches(columns, self.seed, epoch)
         columns["key"] = row_keys(self.seed, epoch, torch.arange(len(table.label)))
         self._train_mode()
-        todo = batches[state.batch :]
+        left = None if self.steps is None else state.batch + self.steps - state.step
+        todo = batches[state.batch : left]
+        if self.steps is not None and not batches:
+            raise TrainingError(f"the sampler makes no batch in epoch {epoch}, so steps never end")
         pinned = self.device.type == "cuda"
         with closing(taken(table.inputs, map(_mine, todo), columns["key"], pinned)) as inputs:
             for rows in todo:

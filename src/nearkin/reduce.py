@@ -44,9 +44,9 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp_min(1)
 
 
-def ratio(total: Tensor, count: Tensor) -> Tensor:
+def ratio(total: Tensor, count: Tensor | int) -> Tensor:
     """total / count, and 0 where the count is 0."""
-    return total / count.clamp_min(1)
+    return total / (max(count, 1) if isinstance(count, int) else count.clamp_min(1))
 
 
 def logsumexp(x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
@@ -77,6 +77,14 @@ def mean_over(positives: Positives, x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return positives.fill(x, 0.0)[:, 0]
     return ratio(positives.fill(x, 0.0).sum(1), positives.count)
+
+
+def mean_of_means(positives: Positives, x: Tensor) -> Tensor:
+    """0-dim: over the anchors that have a positive, the mean of the mean of x (A, P) over their
+    positives; 0 where there are none."""
+    if positives.valid is None and positives.columns.shape[1]:
+        return x.mean()  # all have as many
+    return mean_over_scored(positives, mean_over(positives, x))
 
 
 def mean_over_scored(positives: Positives, x: Tensor) -> Tensor:
@@ -134,28 +142,40 @@ class ClassSoftmax(NamedTuple):
                 self.logits, own, self.positives.columns
             )
         if self.scored is None:
-            return _Means.apply(own, self.rest())  # type: ignore[return-value]
+            return pair_means(self.positives, own, self.rest())
         return self.mean(self.own_mean(own)), self.mean(self.everyone(own))
 
 
-class _Means(torch.autograd.Function):
-    """(A, 1) own logits and (A,) what the others sum to -> the mean of each row's own, and of its
-    all."""
+def pair_means(positives: Positives, own: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Over positive pairs with logits `own` (A, P), and `rest` (A,) the log of what the others of
+    the anchor sum to: the mean of own, and the mean log(e^own + e^rest). 0 where there are none."""
+    return _PairMeans.apply(own, rest, positives.valid, positives.pairs)  # type: ignore[return-value]
 
+
+class _PairMeans(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        rows, rest = max(own.shape[0], 1), rest[:, None]
+    def forward(
+        ctx: Any, own: Tensor, rest: Tensor, valid: Tensor | None, pairs: int
+    ) -> tuple[Tensor, Tensor]:
+        each, rest = 1 / max(pairs, 1), rest[:, None]
         everyone = torch.logaddexp(rest, own)
-        shares = torch.cat([own, rest], 1).sub_(everyone).exp_().div_(rows)
-        ctx.save_for_backward(shares)
-        return own.sum() / rows, everyone.sum() / rows
+        of_own = (own - everyone).exp_().mul_(each)
+        of_rest = torch.sub(rest, everyone).exp_().mul_(each)
+        if valid is not None:
+            own, everyone, of_own, of_rest = (
+                torch.where(valid, x, 0.0) for x in (own, everyone, of_own, of_rest)
+            )
+        ctx.save_for_backward(of_own, of_rest.sum(1), valid)
+        ctx.each = each
+        return own.sum().mul_(each), everyone.sum().mul_(each)
 
     @staticmethod
     @once
-    def backward(ctx: Any, to_own: Tensor, to_everyone: Tensor) -> tuple[Tensor, Tensor]:
-        (shares,) = ctx.saved_tensors
-        own, rest = (shares * to_everyone).split(1, 1)
-        return own + to_own / max(shares.shape[0], 1), rest[:, 0]
+    def backward(ctx: Any, to_own: Tensor, to_everyone: Tensor) -> tuple[Tensor | None, ...]:
+        of_own, of_rest, valid = ctx.saved_tensors
+        to_own = to_own * ctx.each
+        to_own = to_own if valid is None else valid * to_own
+        return torch.addcmul(to_own, of_own, to_everyone), of_rest * to_everyone, None, None
 
 
 class _FewMeans(torch.autograd.Function):
@@ -231,7 +251,7 @@ def _dense(
 
     factor = 1.0 if scale is None else scale
     own, rest = split_log_sum_exp(c.similarity, positives, different, factor)
-    return ClassSoftmax(positives, _times(own, scale), lambda: rest, others, scored)
+    return ClassSoftmax(positives, own, lambda: rest, others, scored)
 
 
 def _few(c: Comparison, scale: float | Tensor | None, positives: Positives) -> ClassSoftmax:
@@ -251,7 +271,7 @@ def _few(c: Comparison, scale: float | Tensor | None, positives: Positives) -> C
 
 def alone(column: Tensor) -> Positives:
     """The positives of anchors that have one each, in `column` (A,)."""
-    return Positives(column[:, None], None, torch.ones_like(column))
+    return Positives(column[:, None], None, torch.ones_like(column), len(column))
 
 
 def _blocked(c: Comparison, scale: float | Tensor | None, positives: Positives) -> ClassSoftmax:

@@ -198,6 +198,7 @@ class _Run:
             parts.schedule,
             parts.sampler,
             epochs=train.epochs,
+            steps=train.steps,
             seed=self.seed,
             device=parts.device,
             freeze=parts.freeze,
@@ -216,7 +217,7 @@ class _Run:
         else:
             self.check_validation()
             loop.state.notes = {**self.measure_before(), "data": self.data_stamp()}
-        loop.on_step = self.reporter.step(train.epochs)
+        loop.on_step = self.reporter.step(*train.length(self.batches()))
         log = None
         try:
             log = self.open(going_on, loop)
@@ -330,14 +331,20 @@ class _Run:
         raw = block(raw_rows(self.inputs(test)), test, ranked, self.seed, ("cosine",))
         return {**found, "raw": raw}
 
+    def batches(self) -> int:
+        """Batches of an epoch."""
+        table = self.parts.splits.train
+        columns = {"label": table.label, **table.columns}
+        return self.parts.sampler.count(columns, self.seed, 0)
+
     def log_start(self, loop: Loop) -> int:
         table = self.parts.splits.train
         columns = {"label": table.label, **table.columns}
-        batches = self.parts.sampler.count(columns, self.seed, 0)
+        epochs, steps = self.parts.train.length(self.batches())
         start = {
             "event": "start",
-            "steps": batches * self.parts.train.epochs,
-            "epochs": self.parts.train.epochs,
+            "steps": steps,
+            "epochs": epochs,
             "rows": len(table),
             "classes": table.classes,
             "coverage": "; ".join(self.parts.sampler.remarks(columns)),

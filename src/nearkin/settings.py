@@ -19,6 +19,8 @@ class Train:
     """How a run trains; a recipe's `train`.
 
     epochs           passes over the sampler, at least 1
+    steps            batches after which training ends instead, also within an epoch; None: epochs
+                     say when
     schedule         total steps -> factor of the learning rate at a step; None: constant
     precision        of the encoder; losses are float32 or wider always
     select           which weights are kept: the best on validation, or the last. best_on_test keeps
@@ -35,6 +37,7 @@ class Train:
     """
 
     epochs: AtLeastOne = 10
+    steps: AtLeastOne | None = None
     schedule: Callable[[int], Schedule] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     select: Literal["validation", "last", "best_on_test"] = "validation"
@@ -46,3 +49,10 @@ class Train:
     early_stop: AtLeastOne | None = None
     freeze_batchnorm: bool = False
     factors: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
+
+    def length(self, batches: int) -> tuple[int, int]:
+        """How many epochs, the last perhaps cut short, and how many steps, with so many batches an
+        epoch."""
+        if self.steps is None:
+            return self.epochs, self.epochs * batches
+        return -(-self.steps // max(batches, 1)), self.steps

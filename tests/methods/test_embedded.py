@@ -122,7 +122,7 @@ def said(path, sampler="nearest_classes", every=1, **changes):
 
 def train(recipe, out, stop_at=None, **settings):
     class Stopping(Reporter):
-        def step(self, epochs):
+        def step(self, epochs, steps):
             def hear(state, batches):
                 if state.step == stop_at:
                     raise KeyboardInterrupt

@@ -123,7 +123,7 @@ def binomial_deviance(
     own, apart = split(c.similarity, positives, _soft_hinges(c.different, steep, -steep * beta))
     near = positives.fill(softplus(-alpha * (own - beta)), 0.0)
     return Terms(
-        tightness=ratio(near.sum(), positives.count.sum()),
+        tightness=ratio(near.sum(), positives.pairs),
         contrast=ratio(apart, torch.count_nonzero(c.different)),
     )
 

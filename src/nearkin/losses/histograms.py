@@ -44,7 +44,7 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
     """
     _at_least_one(bins)
     positives, different = c.positives, c.different
-    attracted = positives.count.sum().clamp_min(1)
+    attracted = max(positives.pairs, 1)
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
         """Summed over negative pairs: the share of the positive pairs that are no nearer."""

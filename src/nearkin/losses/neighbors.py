@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nearkin.closed import split_log_sum_exp
+from nearkin.closed import log_sum_exp, split, split_log_sum_exp
 from nearkin.core import Comparison, Terms, at_least_float32, home, warn_once
 from nearkin.reduce import (
     logsumexp_over,
     mean_over_scored,
     not_negative,
+    pair_means,
     positive,
-    ratio,
 )
 
 
@@ -46,7 +46,7 @@ def nca(c: Comparison, *, temperature: float | Tensor = 1.0) -> Terms:
     positives, sharp = c.positives, 2 / temperature
     c.distance_of(c.similarity.new_empty(0))  # raises where there is none; -d² is 2s - 2
     own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, sharp)
-    near, everyone = logsumexp_over(positives, sharp * own - sharp), everyone - sharp
+    near, everyone = logsumexp_over(positives, own - sharp), everyone - sharp
     return Terms(
         tightness=-mean_over_scored(positives, near),
         contrast=mean_over_scored(positives, everyone),
@@ -171,10 +171,9 @@ def tuplet_margin(c: Comparison, *, margin: float = 5.73, scale: float = 64.0) -
             f"tuplet_margin needs angles, but the rows compare by {c.closeness!r}; use cosine"
         )
     positives, slack = c.positives, math.radians(margin)
-    own, others = split_log_sum_exp(c.similarity, positives, c.different, scale)
+    own, others = split(c.similarity, positives, log_sum_exp(c.different, scale))
     # The root has an infinite slope at cos = ±1, and rounding can put a cosine beyond.
     sin = ((1 - own) * (1 + own)).clamp_min(torch.finfo(own.dtype).tiny).sqrt()
-    near = positives.fill(scale * (own * math.cos(slack) + sin * math.sin(slack)), 0.0)
-    everyone = positives.fill(torch.logaddexp(near, others[:, None]), 0.0)
-    pairs = positives.count.sum()
-    return Terms(tightness=-ratio(near.sum(), pairs), contrast=ratio(everyone.sum(), pairs))
+    near = scale * (own * math.cos(slack) + sin * math.sin(slack))
+    near, everyone = pair_means(positives, near, others)
+    return Terms(tightness=-near, contrast=everyone)

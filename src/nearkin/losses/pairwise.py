@@ -7,13 +7,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearkin.closed import distance_slope, in_blocks, split, split_log_sum_exp
+from nearkin.closed import distance_slope, in_blocks, log_sum_exp, split, split_log_sum_exp
 from nearkin.core import Comparison, Terms, home
 from nearkin.reduce import (
     logsumexp,
     logsumexp_over,
+    mean_of_means,
     mean_over_scored,
     not_negative,
+    pair_means,
     positive,
     ratio,
     softplus,
@@ -86,7 +88,7 @@ def multi_similarity(
     """
     positive(alpha=alpha, beta=beta)
     positives, anchors = c.positives, max(c.shape[0], 1)
-    own, push = split_log_sum_exp(c.similarity, positives, c.different, beta)
+    own, push = split(c.similarity, positives, log_sum_exp(c.different, beta))
     pull = logsumexp_over(positives, -alpha * (own - base))
     return Terms(
         tightness=softplus(pull).sum() / (alpha * anchors),
@@ -116,10 +118,8 @@ def infonce(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     positive(temperature=temperature)
     positives = c.positives
     own, others = split_log_sum_exp(c.similarity, positives, c.different, 1 / temperature)
-    own = positives.fill(own / temperature, 0.0)
-    everyone = positives.fill(torch.logaddexp(own, others[:, None]), 0.0)
-    pairs = positives.count.sum()
-    return Terms(tightness=-ratio(own.sum(), pairs), contrast=ratio(everyone.sum(), pairs))
+    own, everyone = pair_means(positives, own, others)
+    return Terms(tightness=-own, contrast=everyone)
 
 
 @home("in_batch", "cosine")
@@ -147,9 +147,8 @@ def supcon(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     positive(temperature=temperature)
     positives = c.positives
     own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
-    own = ratio(positives.fill(own / temperature, 0.0).sum(1), positives.count)
     return Terms(
-        tightness=-mean_over_scored(positives, own), contrast=mean_over_scored(positives, everyone)
+        tightness=-mean_of_means(positives, own), contrast=mean_over_scored(positives, everyone)
     )
 
 
@@ -178,7 +177,7 @@ def snca(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     positive(temperature=temperature)
     positives = c.positives
     own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
-    own = logsumexp_over(positives, own / temperature)
+    own = logsumexp_over(positives, own)
     return Terms(
         tightness=-mean_over_scored(positives, own), contrast=mean_over_scored(positives, everyone)
     )
@@ -209,11 +208,11 @@ def alignment_uniformity(
     positive(alpha=alpha, t=t)
     not_negative(weight=weight)
     positives = c.positives
-    own, potential = split_log_sum_exp(c.similarity, positives, c.compared, 2 * t)
+    own, potential = split(c.similarity, positives, log_sum_exp(c.compared, 2 * t))
     near = positives.fill(c.distance_of(own).pow(alpha), 0.0)
     pairs = torch.count_nonzero(c.compared).to(potential.dtype)  # the log of an int64 is float32
     spread = logsumexp(potential, potential > -torch.inf, 0) - 2 * t - pairs.clamp_min(1).log()
     return Terms(
-        tightness=ratio(near.sum(), positives.count.sum()),
+        tightness=ratio(near.sum(), positives.pairs),
         contrast=weight * torch.where(pairs > 0, spread, 0.0),
     )

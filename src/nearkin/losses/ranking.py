@@ -50,7 +50,7 @@ def _ranks_among(own: Tensor, positives: Positives, temperature: float) -> Tenso
     columns = torch.arange(own.shape[1], device=own.device).expand(own.shape)
     mates = positives.valid
     mates = torch.ones_like(own, dtype=torch.bool) if mates is None else mates
-    return soft_ranks(own, Positives(columns, mates, positives.count), mates, temperature)[1]
+    return soft_ranks(own, Positives(columns, mates, positives.count, positives.pairs), mates, temperature)[1]
 
 
 @home("in_batch", "cosine")

@@ -40,7 +40,7 @@ def lifted_structure(c: Comparison, *, margin: float = 1.0) -> Terms:
     not_negative(margin=margin)
     c.square()
     total = known(c.similarity, lifts(c, c.distance_of, margin))
-    return _joint(ratio(total, 2 * c.positives.count.sum()), c)
+    return _joint(ratio(total, 2 * c.positives.pairs), c)
 
 
 @home("in_batch", "cosine")
@@ -88,7 +88,7 @@ def angular(c: Comparison, *, angle: float = 45.0) -> Terms:
     """
     t = tangent(angle)
     total = over_triangles(c, t, lambda own: -2 * (1 + t * t) * own, log1p_sums)
-    return _joint(ratio(total, c.positives.count.sum()), c)
+    return _joint(ratio(total, c.positives.pairs), c)
 
 
 @home("in_batch", "cosine")
