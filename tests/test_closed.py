@@ -14,6 +14,7 @@ from nearkin.closed import (
     in_blocks,
     known,
     log_sum_exp,
+    mates_of,
     picked,
     positives_of,
     split,
@@ -211,3 +212,15 @@ def test_the_slope_of_a_distance_is_minus_one_over_it_and_zero_for_identical_row
     assert 0 < d[0] < 1e-70
     assert distance_slope(d.detach()).tolist() == pytest.approx([0.0, -1.0, -0.5])
     assert slopes(d[1:].sum(), s)[0].tolist() == pytest.approx([0.0, -1.0, -0.5])
+
+
+@given(label=st.lists(st.integers(-3, 4), min_size=0, max_size=14))
+def test_mates_are_the_positives_of_the_mask(label):
+    label = torch.tensor(label, dtype=torch.int64)
+    same = (label[:, None] == label).fill_diagonal_(False) if len(label) else torch.zeros(0, 0) > 0
+    seen, expected = mates_of(label), positives_of(same)
+    assert torch.equal(seen.columns, expected.columns)
+    assert torch.equal(seen.count, expected.count)
+    assert seen.pairs == expected.pairs == int(same.sum())
+    assert (seen.valid is None) == (expected.valid is None)
+    assert seen.valid is None or torch.equal(seen.valid, expected.valid)

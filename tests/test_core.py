@@ -1,12 +1,14 @@
 """The nouns: a batch, a comparison and its views, terms."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from quad4 import LABEL4, QUAD4, given, in_batch, random_batch
 
+from nearkin.closed import UnitRows
 from nearkin.compare import InBatch
 from nearkin.core import (
     Batch,
@@ -252,3 +254,15 @@ def test_a_given_similarity_is_widened_and_float64_is_kept():
     wide = torch.zeros(2, dtype=torch.float64)
     assert at_least_float32(wide) is wide
     assert at_least_float32(wide.float()).dtype == torch.float32
+
+
+def test_unit_rows_are_made_when_they_are_read_and_then_kept():
+    made = []
+    lazy = UnitRows(torch.ones(3, 2), lambda x: made.append(1) or x / 2)
+    c = Comparison(torch.tensor([0]), torch.arange(3), references=lazy)
+    assert c.unmade is lazy
+    assert not made
+    assert c.references is c.references
+    assert len(made) == 1
+    assert replace(c, bias=None).references is c.references
+    assert Comparison(torch.tensor([0]), torch.arange(3)).references is None

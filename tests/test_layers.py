@@ -12,6 +12,7 @@ SOURCE = Path(nearkin.__file__).parent
 # Layer of each module or package; a module imports lower layers, and its own package.
 LAYERS = {
     "closed": 0,
+    "blocked": 0,
     "core": 0,
     "reduce": 0,
     "archives": 1,
@@ -78,7 +79,8 @@ WIDE = {
 # Within a layer: who may import whom, one way only.
 BESIDE = {
     "core": {"closed"},
-    "reduce": {"closed", "core"},
+    "blocked": {"closed"},
+    "reduce": {"blocked", "closed", "core"},
     "augment": {"runtime"},
     "pixels": {"boxes", "cache"},
     "whitening": {"inputs"},

@@ -1,13 +1,12 @@
-"""Masked reductions, and a softmax over many classes in blocks."""
+"""Masked reductions, means over pairs, and columns of classes."""
 
 import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 from nearkin import reduce
-from nearkin.closed import unit_rows
+from nearkin.closed import positives_of
 from nearkin.core import Comparison
 
 X = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=torch.float64)
@@ -65,98 +64,56 @@ def test_huge_entries_do_not_overflow():
     assert reduce.softplus(reduce.logsumexp(x, torch.ones(1, 2).bool())).item() == x[0, 0].item()
 
 
-# --- a softmax over many classes, in blocks
-
-
 def drawn(*shape, seed=0):
     random = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, dtype=torch.float64, generator=random, requires_grad=True)
 
 
-COLUMN = torch.tensor([3, 0, 6, 3, 5])
+# --- means over pairs
 
 
-def whole(a, r, bias):
-    """The same by plain autograd over all logits."""
-    logits = a @ r.T if bias is None else a @ r.T + bias
-    rest = logits.scatter(1, COLUMN[:, None], -torch.inf).logsumexp(1)
-    return logits.gather(1, COLUMN[:, None]), rest
-
-
-@pytest.mark.parametrize("kept", [0, 1 << 28])
-@pytest.mark.parametrize("entries", [1, 12, 35, 1 << 20])
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
-def test_blocked_softmax_equals_dense_in_value_and_gradient(
-    kept, entries, biased, used, monkeypatch
-):
-    monkeypatch.setattr(reduce, "ENTRIES", entries)
-    monkeypatch.setattr(reduce, "KEPT", kept)
-    leaves = [drawn(5, 4), drawn(7, 4, seed=1), *([drawn(7, seed=2)] if biased else [])]
-    bias = leaves[2] if biased else None
-    seen = reduce.blocked_softmax(leaves[0], leaves[1], COLUMN, bias)
-    expected = whole(leaves[0], leaves[1], bias)
-    for mine, theirs in zip(seen, expected, strict=True):
-        torch.testing.assert_close(mine, theirs)
-    # Twice: the first backward pass must leave what is kept as it is.
-    for seed in (3, 4):
-        weights = [drawn(*x.shape, seed=seed).detach() for x in seen]
-        sums = [sum((x[k] * weights[k]).sum() for k in used) for x in (seen, expected)]
-        slopes = [torch.autograd.grad(x, leaves, retain_graph=True) for x in sums]
+@pytest.mark.parametrize("whole", [True, False])
+def test_pair_means_are_those_of_a_slow_loop_with_their_gradient(whole):
+    same = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [1, 1, 0, 0]]) > 0
+    if not whole:
+        same[1], same[2, 0] = False, False
+    own, rest, positives = drawn(3, 2), drawn(3, seed=1), positives_of(same)
+    seen = reduce.pair_means(positives, own, rest)
+    taken = [(i, p) for i in range(3) for p in range(int(same[i].sum()))]
+    expected = (
+        sum(own[i, p] for i, p in taken) / len(taken),
+        sum(torch.logaddexp(own[i, p], rest[i]) for i, p in taken) / len(taken),
+    )
+    for weights in ((1.0, 0.0), (0.0, 1.0), (-2.0, 3.0)):
+        slopes = [
+            torch.autograd.grad(a * weights[0] + b * weights[1], [own, rest], retain_graph=True,
+                                allow_unused=True, materialize_grads=True)
+            for a, b in (seen, expected)
+        ]  # fmt: skip
         for mine, theirs in zip(*slopes, strict=True):
             torch.testing.assert_close(mine, theirs)
-
-
-@pytest.mark.parametrize("entries", [10, 1 << 20])
-def test_blocked_softmax_of_unit_rows_reaches_what_they_were_made_of(entries, monkeypatch):
-    monkeypatch.setattr(reduce, "ENTRIES", entries)
-    a, x = drawn(5, 4), drawn(7, 4, seed=1)
-    rows, _ = unit_rows(x)
-    own, rest = reduce.blocked_softmax(a, rows, COLUMN)
-    plain = whole(a, torch.nn.functional.normalize(x), None)
-    seen = torch.autograd.grad((own[:, 0] * rest).sum(), [a, x])
-    expected = torch.autograd.grad((plain[0][:, 0] * plain[1]).sum(), [a, x])
     for mine, theirs in zip(seen, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
 
 
-def test_blocked_softmax_passes_gradcheck(monkeypatch):
-    monkeypatch.setattr(reduce, "ENTRIES", 10)
-    leaves = [drawn(5, 3), drawn(7, 3, seed=1)]
-    assert gradcheck(lambda a, r: reduce.blocked_softmax(a, r, COLUMN), leaves)
+def test_pair_means_of_no_pairs_are_zero_and_no_rest_counts_alone():
+    nobody = positives_of(torch.zeros(2, 3, dtype=torch.bool))
+    rest = drawn(2)
+    seen = reduce.pair_means(nobody, torch.empty(2, 0, dtype=torch.float64), rest)
+    assert [x.item() for x in seen] == [0, 0]
+    own = drawn(2, 1)
+    alone = positives_of(torch.eye(2, dtype=torch.bool))
+    _, everyone = reduce.pair_means(alone, own, torch.full((2,), -torch.inf).double())
+    torch.testing.assert_close(everyone, own.mean())
 
 
-@pytest.mark.parametrize("frozen", [0, 1])
-def test_blocked_softmax_leaves_what_is_frozen(frozen):
-    leaves = [drawn(5, 3), drawn(7, 3, seed=1)]
-    leaves[frozen].requires_grad_(False)
-    reduce.blocked_softmax(*leaves, COLUMN)[1].sum().backward()
-    assert leaves[frozen].grad is None
-    assert leaves[1 - frozen].grad.norm() > 0
-
-
-def test_alone_in_its_softmax_a_column_has_no_rest():
-    a, r = drawn(2, 3), drawn(1, 3, seed=1)
-    own, rest = reduce.blocked_softmax(a, r, torch.zeros(2, dtype=torch.int64))
-    assert rest.tolist() == [-math.inf, -math.inf]
-    value = torch.logaddexp(own[:, 0], rest).sum()
-    torch.testing.assert_close(value, (a @ r.T).sum())
-    for mine, theirs in zip(
-        torch.autograd.grad(value, [a, r]),
-        torch.autograd.grad((a @ r.T).sum(), [a, r]),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs)
-
-
-def test_logits_of_any_size_stay_finite():
-    a = torch.tensor([[2.0**60, 0.0], [0.0, 80.0]], requires_grad=True)
-    r = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]], requires_grad=True)
-    own, rest = reduce.blocked_softmax(a, r, torch.tensor([0, 2]))
-    assert own[:, 0].tolist() == [2.0**60, -80]
-    assert rest.tolist() == [0.0, pytest.approx(math.log(2))]
-    for slope in torch.autograd.grad(rest.sum(), [a, r]):
-        assert slope.isfinite().all()
+@pytest.mark.parametrize("whole", [True, False])
+def test_mean_of_means_gives_each_anchor_one_vote(whole):
+    same = torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) > 0
+    same[1, 0] = whole
+    x, positives = drawn(3, 2), positives_of(same)
+    rows = [x[i, : int(same[i].sum())].mean() for i in range(3)]
+    torch.testing.assert_close(reduce.mean_of_means(positives, x), torch.stack(rows).mean())
 
 
 # --- columns of classes

@@ -98,7 +98,7 @@ def mates_of(label: Tensor) -> Positives:
         if distinct and bool((classes[:, 0] == classes[:, -1]).all()):
             others = order.view(-1, first).index_select(1, _others(first).to(order.device))
             columns = order.new_empty(len(label), first - 1)
-            columns.index_copy_(0, order, others.view(-1, first - 1))
+            columns.index_copy_(0, order, others.view(len(label), first - 1))
             count = order.new_full((len(label),), first - 1)
             return Positives(columns, None, count, columns.numel())
     _, group, size = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
@@ -248,6 +248,25 @@ def unit_rows(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return rows, empty  # type: ignore[return-value]
 
 
+class UnitRows:
+    """Rows of length 1 that are made when somebody reads them.
+
+    source   (N, D) what they are made of, with its graph
+    make     makes them; once
+    """
+
+    def __init__(self, source: Tensor, make: Callable[[Tensor], Tensor]):
+        self.source, self._make = source, make
+
+    @functools.cached_property
+    def _rows(self) -> Tensor:
+        return self._make(self.source)
+
+    def made(self) -> Tensor:
+        """(N, D) the rows."""
+        return self._rows
+
+
 def made_of(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """What unit rows were made of, and its lengths (N, 1); other rows themselves, and None.
 
@@ -267,11 +286,17 @@ def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Te
     return out
 
 
+def have_directions(length: Tensor, dim: int) -> bool:
+    """Whether rows of these lengths (N, 1) are far from where squares under- or overflow."""
+    limits = torch.finfo(length.dtype)
+    shortest, longest = map(float, length.aminmax()) if len(length) else (1.0, 1.0)
+    return limits.tiny**0.5 / limits.eps < shortest <= longest < limits.max**0.5 / dim
+
+
 def _directions(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     limits = torch.finfo(x.dtype)
-    shortest, longest = map(float, length.aminmax()) if len(x) else (1.0, 1.0)
-    if limits.tiny**0.5 / limits.eps < shortest <= longest < limits.max**0.5 / x.shape[1]:
+    if have_directions(length, x.shape[1]):
         return x / length, length, None
     # Squares under- or overflow; the direction does not see the scale.
     largest = x.abs().amax(1, keepdim=True)

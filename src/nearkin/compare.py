@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from nearkin.closed import unit_rows
+from nearkin.closed import UnitRows, unit_rows
 from nearkin.core import Batch, Comparison, at_least_float32, warn_once
 
 Closeness = Literal["cosine", "euclidean", "inner"]
@@ -76,6 +76,12 @@ class Compare(nn.Module):
     def as_compared(self, x: Tensor) -> Tensor:
         """Rows as they are compared: unit rows under cosine, float32 or wider."""
         return unit(x) if self.closeness in (None, "cosine") else bounded(x)
+
+    def columns_as_compared(self, x: Tensor) -> Tensor | UnitRows:
+        """Rows that may be very many: unit rows are made only if somebody reads them."""
+        if self.closeness in (None, "cosine"):
+            return UnitRows(at_least_float32(x), unit)
+        return self.as_compared(x)
 
     def made(self, **fields: Any) -> Comparison:
         """A Comparison of this kind and closeness."""
@@ -215,7 +221,7 @@ class Proxies(Compare):
             anchor_label=label,
             reference_label=classes_of(label, self.proxy_label),
             anchors=self.as_compared(of_width(z, self.vectors)),
-            references=self.as_compared(self.vectors),
+            references=self.columns_as_compared(self.vectors),
         )
 
 
@@ -304,7 +310,7 @@ class Classifier(Compare):
             anchor_label=batch["label"],
             reference_label=classes_of(batch["label"], self.class_label),
             anchors=self.as_compared(self.dropout(of_width(z, self.weight))),
-            references=self.as_compared(self.weight),
+            references=self.columns_as_compared(self.weight),
             bias=None if self.bias is None else at_least_float32(self.bias),
         )
 

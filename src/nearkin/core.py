@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nearkin.closed import (
     Positives,
+    UnitRows,
     distances,
     gram,
     mates_of,
@@ -117,6 +118,19 @@ class Turn:
     learns: tuple[str, ...]
 
 
+class _MadeWhenRead:
+    """A field that may be given as unit rows which nobody has made yet; reading it makes them."""
+
+    def __get__(self, c: Any, owner: type | None = None) -> Tensor | None:
+        if c is None:
+            return None  # the default
+        value = vars(c)["_references"]
+        return value.made() if isinstance(value, UnitRows) else value
+
+    def __set__(self, c: Any, value: Tensor | UnitRows | None) -> None:
+        vars(c)["_references"] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Anchors against references: who is compared with whom, how close they are, who is the same.
@@ -129,7 +143,8 @@ class Comparison:
     columns_are      "rows" of data, or "classes" (proxies, centers, classifier weights)
     closeness        "cosine", "euclidean", "inner" or "given" (a critic's)
     anchors          (A, D) as compared (unit rows for cosine); None where the similarity is given
-    references       (R, D); the same object as `anchors` where a batch meets itself
+    references       (R, D); the same object as `anchors` where a batch meets itself. May be given
+                     as closed.UnitRows, which are made when they are read
     bias             (R,) of a classifier
     oneself          (A,) int64: the column that is the anchor itself; -1 where there is none
     allowed          (A, R) bool left by mining; None: all but oneself
@@ -141,7 +156,7 @@ class Comparison:
     columns_are: str = "rows"
     closeness: str = "cosine"
     anchors: Tensor | None = None
-    references: Tensor | None = None
+    references: Tensor | None = _MadeWhenRead()  # type: ignore[assignment]
     bias: Tensor | None = None
     oneself: Tensor | None = None
     allowed: Tensor | None = None
@@ -157,6 +172,12 @@ class Comparison:
         """Whether mining chose the columns row by row, so that each anchor has references of its
         own."""
         return self.reference_label.ndim == self.anchor_label.ndim + 1
+
+    @property
+    def unmade(self) -> UnitRows | None:
+        """The references where they are unit rows that were not given as a tensor."""
+        given = vars(self)["_references"]
+        return given if isinstance(given, UnitRows) else None
 
     @cached_property
     def similarity(self) -> Tensor:

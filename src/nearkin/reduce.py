@@ -1,5 +1,5 @@
-"""Reductions that losses share: masked means and log-sum-exps, and a softmax over many classes
-whose logits are never held together. No losses."""
+"""Reductions that losses share: masked means and log-sum-exps, means over pairs, and the parts of a
+softmax over classes. No losses; the softmax over very many classes stands in blocked."""
 
 from __future__ import annotations
 
@@ -10,18 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearkin.closed import (
-    Positives,
-    along_sphere,
-    made_of,
-    once,
-    split_log_sum_exp,
-)
+from nearkin.blocked import blocked_softmax
+from nearkin.closed import Positives, once, split_log_sum_exp
 from nearkin.core import Comparison, at_least_float32
 
-ENTRIES = 1 << 20  # logits of a block: 4 MiB of float32 stay in cache
 FEW = 1 << 16  # logits; up to so many, few operations count for more than few passes
-KEPT = 1 << 28  # bytes of exponentials that a gradient keeps; where they are more, it keeps none
 
 
 def positive(**settings: float | Tensor) -> None:
@@ -276,14 +269,15 @@ def alone(column: Tensor) -> Positives:
 
 def _blocked(c: Comparison, scale: float | Tensor | None, positives: Positives) -> ClassSoftmax:
     assert c.anchors is not None
-    assert c.references is not None
     with torch.autocast(c.anchors.device.type, enabled=False):
         # The rows bear the scale, so that the similarities need not be held.
-        rows, columns = _times(at_least_float32(c.anchors), scale), at_least_float32(c.references)
+        rows = _times(at_least_float32(c.anchors), scale)
         bias = None if c.bias is None else _times(c.bias, scale)
+        columns = c.unmade or at_least_float32(c.references)  # type: ignore[arg-type]
         own, rest = blocked_softmax(rows, columns, positives.columns[:, 0], bias)
 
     def others() -> Tensor:
+        columns = at_least_float32(c.references)  # type: ignore[arg-type]
         total = rows @ columns.sum(0) + (0.0 if bias is None else bias.sum())
         return (total - own[:, 0]) / max(c.shape[1] - 1, 1)
 
@@ -328,114 +322,3 @@ def by_class(c: Comparison) -> tuple[Tensor, Tensor]:
             "side; use proxies with per_class"
         )
     return c.similarity.reshape(anchors, classes, grouped.shape[1]), grouped[:, 0]
-
-
-def blocked_softmax(
-    anchors: Tensor, references: Tensor, column: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """A softmax over many columns whose logits anchors·r + bias_r are never held together.
-
-    column      (A,) int64: the column of each anchor that is kept apart
-
-    Returns (A, 1) the logit of that column and (A,) log Σ e^logit over the others (-inf where there
-    are none). Exact in value and gradient, in three matrix products
-    where all (R, A) exponentials together take up to 256 MiB, which are kept for the gradient; in
-    four above, where each block is computed once more. Memory O(A·block) beside them.
-    """
-    source, length = made_of(references)
-    rows = references.detach()
-    return _BlockedSoftmax.apply(anchors, source, rows, length, bias, column)  # type: ignore[return-value]
-
-
-class _BlockedSoftmax(torch.autograd.Function):
-    """`source` is what unit rows were made of, so that no slope to the unit rows is held."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        anchors: Tensor,
-        source: Tensor,
-        references: Tensor,
-        length: Tensor | None,
-        bias: Tensor | None,
-        column: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        size = references.element_size() * anchors.shape[0] * references.shape[0]
-        keeps = any(ctx.needs_input_grad) and size <= KEPT
-        rest = None
-        own, kept = anchors.new_empty(anchors.shape[0], 1), []
-        blocks = _blocks(column, references.shape[0])
-        for part, rows, places in blocks:
-            logits = _logits(anchors, references, bias, part)
-            own[rows, 0] = logits.view(-1)[places]
-            top = _exponentials(logits, places)
-            value = logits.sum(0).log_().add_(top)
-            rest = value if rest is None else torch.logaddexp(rest, value)
-            if keeps:
-                kept += [logits, top]
-        ctx.save_for_backward(anchors, references, length, bias, rest, *kept)
-        ctx.blocks = blocks
-        ctx.set_materialize_grads(False)
-        return own, rest  # type: ignore[return-value]
-
-    @staticmethod
-    @once
-    def backward(ctx: Any, to_own: Tensor | None, to_rest: Tensor | None) -> tuple[Any, ...]:
-        anchors, references, length, bias, rest, *kept = ctx.saved_tensors
-        nothing = torch.zeros_like(rest)
-        to_rest = nothing if to_rest is None else to_rest
-        to_own = nothing if to_own is None else to_own[:, 0]
-        to_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
-        to_source = torch.empty_like(references) if ctx.needs_input_grad[1] else None
-        to_bias = torch.empty_like(bias) if ctx.needs_input_grad[4] else None
-        for i, (part, rows, places) in enumerate(ctx.blocks):
-            if kept:
-                share, top = kept[2 * i : 2 * i + 2]
-            else:
-                share = _logits(anchors, references, bias, part)
-                top = _exponentials(share, places)
-            # Without a rest the exponentials are 0, and so must be their weight.
-            weight = to_rest * (top - rest).exp().nan_to_num_(0.0, 0.0)
-            share = share * weight
-            share.view(-1).index_copy_(0, places, to_own[rows])
-            if to_anchors is not None:
-                to_anchors.addmm_(share.T, references[part])
-            if to_source is not None:
-                slope = torch.mm(share, anchors, out=to_source[part])
-                if length is not None:
-                    along_sphere(slope, references[part], length[part], slope)
-            if to_bias is not None:
-                to_bias[part] = share.sum(1)
-        return to_anchors, to_source, None, None, to_bias, None
-
-
-def _blocks(column: Tensor, references: int) -> list[tuple[slice, Tensor | slice, Tensor]]:
-    """Slices of the references, with the anchors whose own column lies in each, and where it lies
-    in the block (block, A), flat."""
-    anchors = len(column)
-    size = max(ENTRIES // max(anchors, 1), 1)
-    flat = torch.arange(anchors, device=column.device).add_(column, alpha=anchors)
-    if references <= size:
-        return [(slice(0, references), slice(None), flat)]
-    starts = torch.arange(0, references, size)
-    flat, rows = flat.sort()
-    edges = torch.searchsorted(flat, (starts * anchors).to(flat.device)).tolist()
-    return [
-        (slice(start, start + size), rows[i:j], flat[i:j] - start * anchors)
-        for start, i, j in zip(starts.tolist(), edges, [*edges[1:], anchors], strict=True)
-    ]
-
-
-def _logits(anchors: Tensor, references: Tensor, bias: Tensor | None, part: slice) -> Tensor:
-    """(block, A)."""
-    # Classes lie along the rows: their gradient is then a product of matrices as they stand.
-    logits = references[part] @ anchors.T
-    return logits if bias is None else logits.add_(bias[part, None])
-
-
-def _exponentials(logits: Tensor, places: Tensor) -> Tensor:
-    """Turn (block, A) logits into e^{logit - top} in place, 0 at the flat `places`; top is (A,)."""
-    logits.view(-1).index_fill_(0, places, -torch.inf)
-    top = logits.amax(0).clamp_min_(torch.finfo(logits.dtype).min)
-    logits.sub_(top).exp_()
-    return top

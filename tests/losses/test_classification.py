@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from quad4 import LABEL4, LABELS, QUAD4, given, random_batch
 
-from nearkin import reduce
+from nearkin import blocked, reduce
 from nearkin.compare import Centers, Classifier, Proxies
 from nearkin.core import Batch
 from nearkin.losses.classification import cross_entropy, spce
@@ -201,7 +201,7 @@ def test_in_blocks_value_and_gradient_are_those_of_the_dense_path(
     smoothing, bias, entries, monkeypatch
 ):
     monkeypatch.setattr(reduce, "FEW", 0)
-    monkeypatch.setattr(reduce, "ENTRIES", entries)
+    monkeypatch.setattr(blocked, "ENTRIES", entries)
     z, label = random_batch(LABELS["shuffled"])
     z.requires_grad_()
     head = Classifier(30, 5, bias=bias, closeness="inner").double()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning import losses as pml
 from quad4 import LABEL4, LABELS, QUAD4, random_batch
 
-from nearkin import reduce
+from nearkin import blocked, reduce
 from nearkin.compare import Classifier, Proxies
 from nearkin.core import Batch
 from nearkin.losses.classification import arcface, cosface, norm_softmax, sub_center_arcface
@@ -189,7 +189,7 @@ def test_it_equals_a_slow_loop_over_several_proxies(loss, per_class):
 @pytest.mark.parametrize("entries", [1 << 20, 40])
 def test_the_similarity_is_never_held_and_the_gradient_is_exact(loss, entries, monkeypatch):
     monkeypatch.setattr(reduce, "FEW", 0)
-    monkeypatch.setattr(reduce, "ENTRIES", entries)
+    monkeypatch.setattr(blocked, "ENTRIES", entries)
     z, label = random_batch(LABELS["shuffled"])
     z.requires_grad_()
     proxies, c = around(vectors_for(9), z, label)
