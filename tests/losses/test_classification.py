@@ -212,8 +212,8 @@ def test_in_blocks_value_and_gradient_are_those_of_the_dense_path(
         terms = cross_entropy(c, label_smoothing=smoothing)
         found.append([terms.tightness, terms.contrast, *torch.autograd.grad(terms.total, leaves)])
     assert "similarity" not in c.__dict__
-    for dense, blocked in zip(*found, strict=True):
-        torch.testing.assert_close(blocked, dense)
+    for dense, in_blocks in zip(*found, strict=True):
+        torch.testing.assert_close(in_blocks, dense)
 
 
 def test_nine_thousand_classes_never_make_the_logits(monkeypatch):
