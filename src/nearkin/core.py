@@ -234,10 +234,20 @@ class Comparison:
     @cached_property
     def positives(self) -> Positives:
         """The columns of `same`, side by side: few where classes are many."""
+        return mates_of(self.anchor_label) if self._whole_batch else positives_of(self.same)
+
+    @cached_property
+    def negatives(self) -> Tensor:
+        """(A,) int64: how many different columns each anchor has."""
+        if self._whole_batch:
+            return len(self.anchor_label) - 1 - self.positives.count
+        return self.different.sum(1)
+
+    @cached_property
+    def _whole_batch(self) -> bool:
+        """Whether rows of one label each meet each other, all but themselves."""
         itself = self.reference_label is self.anchor_label and self.anchor_label.ndim == 1
-        if itself and self.allowed is None and self.oneself is not None and self._diagonal:
-            return mates_of(self.anchor_label)
-        return positives_of(self.same)
+        return itself and self.allowed is None and self.oneself is not None and self._diagonal
 
     @cached_property
     def _equal(self) -> Tensor:

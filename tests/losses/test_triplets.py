@@ -26,6 +26,7 @@ from nearkin.losses.triplets import (
     easy_positive_semi_hard_negative,
     over_quadruplets,
     quadruplet,
+    quadruplets,
     triplet,
     triplet_hard,
     triplet_semi_hard,
@@ -183,8 +184,8 @@ def test_quadruplet_of_quad6_in_its_two_means():
     c = in_batch(QUAD6, LABEL6)
     first, second = 0.6913030542, 0.5255023967
     assert quadruplet(c).total.item() == pytest.approx(first + second, abs=1e-9)
-    total, tuples = over_quadruplets(c, 0.5)
-    assert (total / tuples).item() == pytest.approx(second, abs=1e-9)
+    total = over_quadruplets(c, 0.5, torch.zeros_like(c.similarity), torch.ones(()))
+    assert (total / quadruplets(c)).item() == pytest.approx(second, abs=1e-9)
 
 
 # --- every tuple by itself

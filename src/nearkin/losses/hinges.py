@@ -124,7 +124,7 @@ def binomial_deviance(
     near = positives.fill(softplus(-alpha * (own - beta)), 0.0)
     return Terms(
         tightness=ratio(near.sum(), positives.pairs),
-        contrast=ratio(apart, torch.count_nonzero(c.different)),
+        contrast=ratio(apart, c.negatives.sum()),
     )
 
 

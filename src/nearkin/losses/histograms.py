@@ -62,7 +62,7 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
         slope.scatter_add_(1, positives.columns, pull.expand(len(s), -1).gather(1, own_cell))
         return (others.cumsum(0) * own).sum().div(attracted).to(s.dtype), slope
 
-    joint = known(c.similarity, overlap) / different.count_nonzero().clamp_min(1)
+    joint = known(c.similarity, overlap) / c.negatives.sum().clamp_min(1)
     return Terms(other={"joint": joint})
 
 

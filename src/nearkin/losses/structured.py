@@ -116,7 +116,7 @@ def angular_hinge(c: Comparison, *, angle: float = 45.0) -> Terms:
         d = c.distance_of(own).square()
         return d - 4 * t * t * (2 - d / 4)  # |x_n - middle|² = 2 - d²/4 - s_an - s_pn
 
-    triplets = (c.positives.count * c.different.sum(1)).sum()
+    triplets = (c.positives.count * c.negatives).sum()
     return _joint(ratio(over_triangles(c, t, base, hinges), triplets), c)
 
 

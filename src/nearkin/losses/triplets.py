@@ -4,14 +4,13 @@ Mining, which chooses triplets for any loss, stands elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nearkin.closed import distance_slope, in_blocks, known
 from nearkin.core import Comparison, Terms, home
+from nearkin.ranks import ladder, ranks_by_class
 from nearkin.reduce import mean, not_negative, positive, ratio, softplus
 
 PASSES = 64  # positives an anchor up to which a pass each is faster than a search among them
@@ -204,12 +203,15 @@ def quadruplet(c: Comparison, *, margin: float = 1.0, second_margin: float = 0.5
     several labels.
     """
     not_negative(margin=margin, second_margin=second_margin)
-    c.square()
-    first, _ = over_triplets(c, squared(c.distance_of), hinges, margin)
-    second, tuples = over_quadruplets(c, second_margin)
-    # Its slopes cancel, but only after they were added to those of the first.
-    second = torch.where(tuples > 0, ratio(second, tuples), 0.0)
-    return _joint(ratio(first, triplets(c)) + second, c)
+    s = c.square().similarity
+    with torch.no_grad():
+        many, tuples = triplets(c).clamp_min(1), quadruplets(c)
+        total, slope, _ = scored_triplets(c, squared(c.distance_of), hinges, margin)
+        # Without tuples its slopes would cancel, but only after they were rounded.
+        if tuples > 0:
+            each = many / tuples.double()
+            total += each * over_quadruplets(c, second_margin, slope, each)
+    return _joint(known(s, lambda _: (total, slope)) / many, c)
 
 
 def _joint(value: Tensor, c: Comparison) -> Terms:
@@ -233,7 +235,7 @@ def squared(distance_of: Callable[[Tensor], Tensor]) -> Measure:
 
 def triplets(c: Comparison) -> Tensor:
     """0-dim int64: how many triplets there are."""
-    return (c.positives.count * c.different.sum(1)).sum()
+    return (c.positives.count * c.negatives).sum()
 
 
 def over_triplets(
@@ -241,21 +243,31 @@ def over_triplets(
 ) -> tuple[Tensor, Tensor]:
     """0-dim float64: the sum of a score over all triplets, the margin added to the distances of
     positives; and its slopes by these distances (A, P)."""
-    s, positives = c.similarity, c.positives  # read here, where gradients are recorded
-    limits = torch.finfo(s.dtype)
+    s = c.similarity  # read here, where gradients are recorded
     with torch.no_grad():
-        own, _ = measure(s.gather(1, positives.columns))
-        near = positives.fill(own + margin, limits.min)
-        grows, slope = torch.empty_like(near), torch.empty_like(s)
-        total = s.new_zeros((), dtype=torch.float64)
-        for part in in_blocks(s.shape):
-            d, per_s = measure(s[part])
-            far = torch.where(c.different[part], d, limits.max)
-            value, grows[part], falls = score(near[part], far)
-            total += value
-            falls.neg_().scatter_add_(1, positives.columns[part], grows[part])
-            torch.mul(falls, per_s, out=slope[part])
+        total, slope, grows = scored_triplets(c, measure, score, margin)
     return known(s, lambda _: (total, slope)), grows
+
+
+def scored_triplets(
+    c: Comparison, measure: Measure, score: Score, margin: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """0-dim float64: the sum of a score over all triplets; its slopes by similarity (A, R) and by
+    the distances of positives (A, P). No gradient."""
+    s, positives = c.similarity, c.positives
+    limits = torch.finfo(s.dtype)
+    own, _ = measure(s.gather(1, positives.columns))
+    near = positives.fill(own + margin, limits.min)
+    grows, slope = torch.empty_like(near), torch.empty_like(s)
+    total = s.new_zeros((), dtype=torch.float64)
+    for part in in_blocks(s.shape):
+        d, per_s = measure(s[part])
+        far = torch.where(c.different[part], d, limits.max)
+        value, grows[part], falls = score(near[part], far)
+        total += value
+        falls.neg_().scatter_add_(1, positives.columns[part], grows[part])
+        torch.mul(falls, per_s, out=slope[part])
+    return total, slope, grows
 
 
 def hinges(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -344,80 +356,85 @@ def easiest_against(
     return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored[:, 0])
 
 
-class Ladder(NamedTuple):
-    """The thresholds of T positive pairs of C classes, in all and class by class.
-
-    value    (T,) ascending
-    grouped  (T,) int64: ranks in `value`, those of a class side by side, ascending
-    own      (T,) int64: the classes of `grouped`
-    key      (T,) int64: (T + 1) · class + rank of `grouped`, so ascending
-    start    (C,) int64: where a class begins in `grouped`
-    end      (C,) int64: where it ends
-    """
-
-    value: Tensor
-    grouped: Tensor
-    own: Tensor
-    key: Tensor
-    start: Tensor
-    end: Tensor
-
-
-def ladder(value: Tensor, own: Tensor, classes: int) -> Ladder:
-    """The Ladder of ascending thresholds (T,) of classes (T,)."""
-    grouped = own.argsort(stable=True)
-    size = torch.bincount(own, minlength=classes)
-    end, own = size.cumsum(0), own[grouped]
-    return Ladder(value, grouped, own, own * (len(own) + 1) + grouped, end - size, end)
-
-
-def over_quadruplets(c: Comparison, margin: float) -> tuple[Tensor, Tensor]:
-    """0-dim float64, 0-dim int64: Σ [d_ij² - d_lk² + margin]₊ over positive pairs (i, j) and pairs
-    (l, k) of two other classes, and the number of these tuples.
+def over_quadruplets(c: Comparison, margin: float, slope: Tensor, each: Tensor) -> Tensor:
+    """0-dim float64: Σ [d_ij² - d_lk² + margin]₊ over positive pairs (i, j) and pairs (l, k) of two
+    other classes. Adds `each` times its slope by similarity to `slope` (A, R). No gradient.
 
     The few positives are sorted. A pair (l, k) counts for every threshold d_ij² + margin above it,
-    but for those of the class of l and of the class of k. Distances are symmetric: what (l, k)
-    loses to the class of k, (k, l) loses to that of its row.
+    but for those of its own two classes.
     """
-    s, of = c.similarity, class_of(c.anchor_label)
-    rows, columns = c.pairs()
-    with torch.no_grad():
-        place = rows * s.shape[1] + columns
-        value, order = (c.distance_of(s.reshape(-1)[place]).square() + margin).sort()
-        own = of[rows][order]
-        steps = ladder(value, own, len(of))
-        total, counts, slope = beside(c, steps, of)
-        total += (counts * value).sum()
-        slope.view(-1).index_add_(0, place[order], (-2 * counts).to(s.dtype))
-        touched = c.different.sum(1) + c.different.sum(0)
-        touched = touched.new_zeros(len(of)).index_add_(0, of, touched)
-        tuples = len(own) * c.different.sum() - touched[own].sum()
-    return known(s, lambda _: (total, slope)), tuples
+    s, of, positives = c.similarity, class_of(c.anchor_label), c.positives
+    if not positives.pairs:
+        return s.new_zeros((), dtype=torch.float64)
+    own = s.gather(1, positives.columns)
+    valid = torch.ones_like(own, dtype=torch.bool) if positives.valid is None else positives.valid
+    value, order = (squares(own[valid]) + margin).sort()
+    classes = of[:, None].expand(own.shape)[valid][order]
+    total, counts = beside(c, value, classes, of, slope, each)
+    pull = torch.zeros_like(own)
+    pull[valid] = torch.empty_like(value).index_copy_(0, order, (-2 * each * counts).to(s.dtype))
+    slope.scatter_add_(1, positives.columns, pull)
+    return total + (counts * value).sum()
 
 
-def beside(c: Comparison, steps: Ladder, of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Over the pairs (l, k): minus the sum of d_lk², each as often as it is in a violated tuple
-    (0-dim float64); in how many each threshold is (T,) float64; the slope by similarity (A, R)."""
-    s, most = c.similarity, len(steps.value)
-    total, slope = s.new_zeros((), dtype=torch.float64), s.new_empty(s.shape)
-    # Pairs by the number of thresholds that they keep off: of all, and of their row's class. A
-    # class of n thresholds has n + 1 such numbers, so that its own begin at start + class.
-    off, off_own = total.new_zeros(most + 1), total.new_zeros(most + len(of))
+def beside(
+    c: Comparison, value: Tensor, own: Tensor, of: Tensor, slope: Tensor, each: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Over the pairs (l, k) of different classes: minus the sum of d_lk², each as often as it is in
+    a violated tuple (0-dim float64); in how many each threshold is (T,) float64. Adds `each` times
+    the slope to `slope` (A, R).
+
+    value   (T,) ascending thresholds
+    own     (T,) their classes
+    of      (A,) the classes of the rows
+    """
+    s, most, classes = c.similarity, len(value), int(of.max()) + 1
+    steps, of_class = ladder(value), ranks_by_class(own, classes)
+    size = of_class[:, -1]
+    # A class of n thresholds can have kept off n + 1 numbers of them.
+    start = (size.cumsum(0) - size).int() + torch.arange(classes, device=s.device).int()
+    flat, row = of_class.view(-1), of.int() * (most + 1)
+    # A batch that meets itself has every distance twice: the half above the diagonal is enough.
+    half = c.given is None and c.allowed is None
+    each = 4 * each if half else 2 * each
+    total = s.new_zeros((), dtype=torch.float64)
+    # Pairs by the number of thresholds that they keep off: of all, and of each of their classes.
+    off, off_own = of.new_zeros(most + 1), of.new_zeros(most + classes)
     for part in in_blocks(s.shape):
-        d = c.distance_of(s[part]).square()
-        row, different = of[part, None], c.different[part]
-        either = different.to(torch.int8) + c.different.T[part]
-        kept_off = torch.searchsorted(steps.value, d, right=True)
-        first = torch.searchsorted(steps.key, row * (most + 1) + kept_off)
-        times = different * (most - kept_off) - either * (steps.end[row] - first)
-        total -= (times * d.double()).sum()
-        torch.mul(times, 2.0, out=slope[part])
-        off += torch.bincount(kept_off.view(-1), different.reshape(-1).double(), most + 1)
-        off_own += torch.bincount((first + row).view(-1), either.view(-1).double(), len(off_own))
+        first = part.start if half else 0
+        counted = c.different[part, first:]
+        d = squares(s[part, first:])
+        kept_off = steps.ranks(d)
+        # Pairs that do not count keep all off.
+        kept_off.masked_fill_(~(counted.triu() if half else counted), most)
+        off += torch.bincount(kept_off.view(-1), minlength=most + 1)
+        times = most - kept_off
+        for rows in ((part, None), (None, slice(first, None))):
+            below = flat.index_select(0, (kept_off + row[rows]).view(-1)).view_as(d)
+            off_own += torch.bincount((below + start[of[rows]]).view(-1), minlength=len(off_own))
+            times += below.sub_(size[of[rows]])
+        times = times.to(s.dtype)
+        total -= (times * d).sum(1).sum(dtype=torch.float64)
+        slope[part, first:].addcmul_(times, each.to(s.dtype))
     counts, below = off.cumsum(0)[:most], F.pad(off_own.cumsum(0), (1, 0))
-    place = torch.arange(most, device=s.device)
-    of_own = below[place + steps.own + 1] - below[steps.start[steps.own] + steps.own]
-    return total, counts.index_add(0, steps.grouped, of_own, alpha=-1), slope
+    grouped = own.argsort(stable=True)
+    own, place = own[grouped], torch.arange(most, device=s.device)
+    of_own = below[place + own + 1] - below[start[own].long()]
+    counts = counts.index_add(0, grouped, of_own, alpha=-1).double()
+    return (2 * total, 2 * counts) if half else (total, counts)
+
+
+def squares(s: Tensor) -> Tensor:
+    """d² of similarities by a distance."""
+    return (2 - 2 * s).clamp_min_(0)
+
+
+def quadruplets(c: Comparison) -> Tensor:
+    """0-dim int64: how many pairs of a positive pair and a pair of two other classes there are."""
+    of, row = class_of(c.anchor_label), c.negatives
+    touched = row + (row if c.allowed is None else c.different.sum(0))
+    touched = touched.new_zeros(len(of)).index_add_(0, of, touched)
+    return c.positives.pairs * row.sum() - (touched[of] * c.positives.count).sum()
 
 
 def class_of(label: Tensor) -> Tensor:
