@@ -138,7 +138,9 @@ PEERS: dict[str, Peer] = {
     ),
     "quadruplet": Peer(),
     # structured
-    "lifted_structure": Peer(_plain(losses.LiftedStructureLoss), floats=pairs_by_negatives(5.5)),
+    "lifted_structure": Peer(
+        _plain(losses.LiftedStructureLoss), floats=pairs_by_negatives(5.5), once=512
+    ),
     "generalized_lifted": Peer(_plain(losses.GeneralizedLiftedStructureLoss)),
     "angular": Peer(_plain(losses.AngularLoss, alpha=45), note="its negatives are not of length 1"),
     "angular_hinge": Peer(),

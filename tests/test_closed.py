@@ -14,6 +14,7 @@ from nearkin.closed import (
     in_blocks,
     known,
     log_sum_exp,
+    masked,
     mates_of,
     picked,
     positives_of,
@@ -118,7 +119,7 @@ def test_log_sum_exp_is_that_of_autograd(shape, scale):
     mask = coins(*shape)
     mask[0] = True
     rows = mask.any(1)
-    value = known(s, log_sum_exp(mask, scale))
+    value = known(s, log_sum_exp(masked(mask), scale))
     plain = (scale * s).masked_fill(~mask, -torch.inf).logsumexp(1)
     torch.testing.assert_close(value[rows], plain[rows])
     weight = normal(shape[0], seed=2) * rows
@@ -131,7 +132,7 @@ def test_the_log_sum_exp_of_nothing_is_minus_infinity_with_slope_zero():
     s = normal(3, 4, dtype=torch.float32).requires_grad_()
     mask = torch.zeros(3, 4, dtype=torch.bool)
     mask[1] = True
-    value = known(s, log_sum_exp(mask, 64.0))
+    value = known(s, log_sum_exp(masked(mask), 64.0))
     assert value[[0, 2]].tolist() == [-torch.inf, -torch.inf]
     (slope,) = slopes(value.exp().sum(), s)
     assert not slope[[0, 2]].any()
@@ -143,7 +144,7 @@ def test_a_scale_that_is_a_tensor_gets_its_gradient():
     mask = torch.ones(4, 6, dtype=torch.bool)
 
     def value(s, scale):
-        own, everyone = split_log_sum_exp(s, same, mask, scale)
+        own, everyone = split_log_sum_exp(s, same, masked(mask), scale)
         return same.fill(own, 0.0).square().sum() + everyone.square().sum()
 
     leaves = (normal(4, 6).requires_grad_(), torch.tensor(1.7, dtype=torch.float64))

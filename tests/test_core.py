@@ -266,3 +266,25 @@ def test_unit_rows_are_made_when_they_are_read_and_then_kept():
     assert len(made) == 1
     assert replace(c, bias=None).references is c.references
     assert Comparison(torch.tensor([0]), torch.arange(3)).references is None
+
+
+@pytest.mark.parametrize(
+    "label", [[0, 1, 0, 2, 1, 3], [0, 0, 1, 1], [5], [0, 0, 0, 1], list(range(9)) * 3]
+)
+@pytest.mark.parametrize("start", [0, 1])
+def test_what_is_kept_of_a_block_is_what_the_masks_say(label, start):
+    label = torch.tensor(label)
+    z = torch.randn(len(label), 3, generator=torch.Generator().manual_seed(0))
+    c = InBatch("cosine")(z, Batch(None, label=label))
+    narrow = c.narrowed(torch.rand(len(label), len(label)) < 0.6)
+    others = replace(c, reference_label=label.clone(), references=z)
+    part = slice(start, start + 2)
+    for each in (c, narrow, others):
+        x = each.similarity[part]
+        for keep, mask in (
+            (each.keep_different, each.different),
+            (each.keep_compared, each.compared),
+        ):
+            seen = keep(x.clone(), part, -7.0)
+            assert torch.equal(seen, torch.where(mask[part], x, -7.0))
+        assert torch.equal(each.negatives, each.different.sum(1))

@@ -149,7 +149,9 @@ def test_imports_never_turn_back(path):
 
 def test_losses_import_core_and_what_computes_only():
     for path in (SOURCE / "losses").glob("*.py"):
-        assert {there[0] for there in _imports(path)} <= {"closed", "core", "ranks", "reduce"}, path.name
+        assert {there[0] for there in _imports(path)} <= {"closed", "core", "ranks", "reduce"}, (
+            path.name
+        )
 
 
 def test_the_loop_knows_no_loss_encoder_or_data_set():

@@ -97,7 +97,10 @@ def test_semi_hard_needs_no_matrix_for_each_pair(monkeypatch):
     monkeypatch.setattr("nearkin.closed.IN_CACHE", 500)
     real = torch.where
     monkeypatch.setattr(
-        torch, "where", lambda *a: sizes.append(real(*a).numel()) or real(*a), raising=True
+        torch,
+        "where",
+        lambda *a, **k: sizes.append(real(*a, **k).numel()) or real(*a, **k),
+        raising=True,
     )
     assert torch.equal(mining.semi_hard(c).similarity, expected)
     assert max(sizes) <= 500

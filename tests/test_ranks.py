@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from nearkin.ranks import BUCKETS, ladder, ranks_by_class
 
-NUMBERS = st.floats(-10, 10, width=32) | st.sampled_from([0.0, 1.0, 1.0 + 2**-23, 1e-30, -1e30, 1e30])
+NUMBERS = st.floats(-10, 10, width=32) | st.sampled_from(
+    [0.0, 1.0, 1.0 + 2**-23, 1e-30, -1e30, 1e30]
+)
 
 
 def slow(value, x):

@@ -236,7 +236,9 @@ def test_a_run_of_so_many_steps_ends_there_and_its_schedule_with_it(tmp_path, ro
     assert (start["steps"], start["epochs"]) == (8, 2)  # an epoch has six batches
     steps = tiny_runs.lines(tmp_path / "run", "step")
     assert steps[-1]["step"] == 7
-    assert steps[-1]["rates"]["encoder"] == pytest.approx(0.01 * (1 + math.cos(7 * math.pi / 8)) / 2)
+    assert steps[-1]["rates"]["encoder"] == pytest.approx(
+        0.01 * (1 + math.cos(7 * math.pi / 8)) / 2
+    )
     assert [r["step"] for r in tiny_runs.lines(tmp_path / "run", "epoch")] == [6, 8]
 
 

@@ -21,6 +21,10 @@ IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the 
 # derivative of entry i of the value, or of the one value. Called without gradients.
 Rest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+# (B, R), the rows named of a matrix (A, R), is changed in place: the number given stands in all
+# places but those that count.
+Keep = Callable[[Tensor, slice, float], Tensor]
+
 
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """For the backward pass of a closed form: outside autocast, and differentiable once.
@@ -166,33 +170,48 @@ def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
+def masked(mask: Tensor) -> Keep:
+    """The places of a mask (A, R) count."""
+
+    def keep(x: Tensor, part: slice, by: float) -> Tensor:
+        return torch.where(mask[part], x, x.new_full((), by), out=x)
+
+    return keep
+
+
 def split_log_sum_exp(
-    similarity: Tensor, positives: Positives, mask: Tensor, scale: float | Tensor = 1.0
+    similarity: Tensor, positives: Positives, keep: Keep, scale: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """(A, P) scale·s of the positives, and (A,) log Σ_mask exp(scale·s): -inf where the mask of a
-    row is empty. A scale that is a tensor gets its gradient."""
+    """(A, P) scale·s of the positives, and (A,) log Σ_kept exp(scale·s): -inf where nothing is kept
+    of a row. A scale that is a tensor gets its gradient."""
     if isinstance(scale, Tensor):
-        return split(scale * similarity, positives, log_sum_exp(mask))
-    rest = log_sum_exp(mask, scale)
+        return split(scale * similarity, positives, log_sum_exp(keep))
+    rest = log_sum_exp(keep, scale)
     return _Split.apply(similarity, positives.columns, rest, scale)  # type: ignore[return-value]
 
 
-def log_sum_exp(mask: Tensor, scale: float = 1.0) -> Rest:
-    """(A,): log Σ_mask exp(scale·s), -inf with slope 0 where the mask (A, R) of a row is empty."""
+def log_sum_exp(keep: Keep, scale: float = 1.0) -> Rest:
+    """(A,): log Σ_kept exp(scale·s), -inf with slope 0 where nothing is kept of a row."""
 
     def rest(s: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = s.new_empty(len(s)), torch.empty_like(s)
-        nothing = s.new_full((), -torch.inf)
         for part in in_blocks(s.shape):
-            e = torch.where(mask[part], s[part], nothing, out=slope[part])
-            top = e.amax(1, keepdim=True).clamp_min_(torch.finfo(s.dtype).min) if e.numel() else 0
-            e.sub_(top).mul_(scale).exp_()
-            total = e.sum(1, keepdim=True)
-            value[part] = (total.log() + scale * top)[:, 0]
-            e.mul_(scale / total.clamp_min(1))  # a sum that is not empty holds e⁰
+            e = keep(slope[part].copy_(s[part]), part, -torch.inf)
+            value[part] = log_sum_exp_(e, scale)
         return value, slope
 
     return rest
+
+
+def log_sum_exp_(x: Tensor, scale: float = 1.0) -> Tensor:
+    """(B,): log Σ exp(scale·x) of the rows (B, R), which turn into their slopes in place; -inf with
+    slope 0 for rows of -inf alone."""
+    top = x.amax(1, keepdim=True).clamp_min_(torch.finfo(x.dtype).min) if x.numel() else 0
+    x.sub_(top).mul_(scale).exp_()
+    total = x.sum(1, keepdim=True)
+    value = (total.log() + scale * top)[:, 0]
+    x.mul_(scale / total.clamp_min(1))  # a sum that is not empty holds e⁰
+    return value
 
 
 def distances(similarity: Tensor) -> Tensor:

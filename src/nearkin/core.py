@@ -16,6 +16,7 @@ from nearkin.closed import (
     UnitRows,
     distances,
     gram,
+    masked,
     mates_of,
     picked,
     positives_of,
@@ -235,6 +236,30 @@ class Comparison:
     def positives(self) -> Positives:
         """The columns of `same`, side by side: few where classes are many."""
         return mates_of(self.anchor_label) if self._whole_batch else positives_of(self.same)
+
+    def keep_different(self, x: Tensor, part: slice, by: float) -> Tensor:
+        """x (B, R), the rows `part` of a matrix (A, R), changed in place: `by` stands wherever a
+        pair is not different. A closed.Keep; many times faster than a mask where few are not."""
+        if self._few_same is not None:
+            return x.scatter_(1, self._few_same[part], by)
+        return masked(self.different)(x, part, by)
+
+    def keep_compared(self, x: Tensor, part: slice, by: float) -> Tensor:
+        """As `keep_different`, for pairs that are compared: same or different."""
+        if self._whole_batch:
+            x.diagonal(part.start or 0).fill_(by)
+            return x
+        return masked(self.compared)(x, part, by)
+
+    @cached_property
+    def _few_same(self) -> Tensor | None:
+        """(A, P + 1) the positives of each anchor and itself, if these are few."""
+        if not self._whole_batch or 8 * self.positives.columns.shape[1] > self.shape[1]:
+            return None
+        columns, itself = self.positives.columns, self.oneself[:, None]  # type: ignore[index]
+        if self.positives.valid is not None:
+            columns = torch.where(self.positives.valid, columns, itself)
+        return torch.cat([columns, itself], 1)
 
     @cached_property
     def negatives(self) -> Tensor:

@@ -38,7 +38,7 @@ def hard(c: Comparison) -> Comparison:
     s = c.similarity.detach()
     allowed = torch.zeros_like(c.same)
     for part in in_blocks(s.shape):
-        nearest, column = torch.where(c.different[part], s[part], -torch.inf).max(1)
+        nearest, column = c.keep_different(s[part].clone(), part, -torch.inf).max(1)
         _allow(allowed[part], column, nearest > -torch.inf)
     if c.positives.columns.numel():
         own = c.positives.fill(s.gather(1, c.positives.columns), torch.inf)
@@ -82,7 +82,7 @@ def semi_hard(c: Comparison) -> Comparison:
     s, positives = c.similarity.detach(), c.positives.columns
     chosen, kept = torch.empty_like(positives), c.positives.count > 0
     for part in in_blocks(s.shape):
-        negatives = torch.where(c.different[part], s[part], -torch.inf)
+        negatives = c.keep_different(s[part].clone(), part, -torch.inf)
         own = s[part].gather(1, positives[part])
         for k in range(positives.shape[1]):
             beyond = torch.where(negatives < own[:, k : k + 1], negatives, -torch.inf)
@@ -151,7 +151,7 @@ def multi_similarity(c: Comparison, *, epsilon: float = 0.1) -> Comparison:
     for part in in_blocks(s.shape):
         above = s[part] + epsilon > hardest[part]
         torch.logical_and(c.different[part], above, out=allowed[part])
-        nearest = torch.where(c.different[part], s[part], -torch.inf).amax(1, keepdim=True)
+        nearest = c.keep_different(s[part].clone(), part, -torch.inf).amax(1, keepdim=True)
         allowed[part] |= (s[part] - epsilon < nearest) & c.same[part]
     return c.narrowed(allowed)
 

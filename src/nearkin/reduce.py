@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearkin.blocked import blocked_softmax
-from nearkin.closed import Positives, once, split_log_sum_exp
+from nearkin.closed import Positives, masked, once, split_log_sum_exp
 from nearkin.core import Comparison, at_least_float32
 
 FEW = 1 << 16  # logits; up to so many, few operations count for more than few passes
@@ -243,7 +243,7 @@ def _dense(
         return _times(ratio(total, different.sum(1)), scale)
 
     factor = 1.0 if scale is None else scale
-    own, rest = split_log_sum_exp(c.similarity, positives, different, factor)
+    own, rest = split_log_sum_exp(c.similarity, positives, masked(different), factor)
     return ClassSoftmax(positives, own, lambda: rest, others, scored)
 
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from nearkin.closed import Rest, distance_slope, in_blocks, log_sum_exp, split
+from nearkin.closed import Keep, Rest, distance_slope, in_blocks, log_sum_exp_, split
 from nearkin.core import Comparison, Terms, home
 from nearkin.reduce import logsumexp_over, mean, not_negative, positive, ratio, softplus
 
@@ -53,7 +53,7 @@ def margin(
         edge = (boundary + margin)[:, None]
         for part in in_blocks(s.shape):
             d = c.distance_of(s[part])
-            gap = (edge[part] - d).clamp_min_(0).mul_(c.different[part])
+            gap = c.keep_different((edge[part] - d).clamp_min_(0), part, 0.0)
             inside = gap > 0
             value[part], crossing[part] = gap.sum(1), inside.sum(1).to(s.dtype)
             torch.mul(distance_slope(d).neg_(), inside, out=slope[part])
@@ -120,7 +120,9 @@ def binomial_deviance(
     """
     positive(alpha=alpha, cost=cost)
     positives, steep = c.positives, alpha * cost
-    own, apart = split(c.similarity, positives, _soft_hinges(c.different, steep, -steep * beta))
+    own, apart = split(
+        c.similarity, positives, _soft_hinges(c.keep_different, steep, -steep * beta)
+    )
     near = positives.fill(softplus(-alpha * (own - beta)), 0.0)
     return Terms(
         tightness=ratio(near.sum(), positives.pairs),
@@ -161,23 +163,22 @@ def sigmoid(
     scale = log_scale.exp() if isinstance(log_scale, Tensor) else math.exp(log_scale)
     if isinstance(scale, Tensor) or isinstance(bias, Tensor):
         logits = scale * c.similarity + bias
-        own, apart = split(logits, positives, _soft_hinges(c.different))
+        own, apart = split(logits, positives, _soft_hinges(c.keep_different))
     else:
-        own, apart = split(c.similarity, positives, _soft_hinges(c.different, scale, bias))
+        own, apart = split(c.similarity, positives, _soft_hinges(c.keep_different, scale, bias))
         own = scale * own + bias
     near = positives.fill(softplus(-own), 0.0)
     return Terms(tightness=near.sum() / anchors, contrast=apart / anchors)
 
 
-def _soft_hinges(mask: Tensor, scale: float = 1.0, shift: float = 0.0) -> Rest:
-    """Σ_mask log(1 + exp(scale·s + shift)), one value."""
+def _soft_hinges(keep: Keep, scale: float = 1.0, shift: float = 0.0) -> Rest:
+    """Σ_kept log(1 + exp(scale·s + shift)), one value."""
 
     def rest(s: Tensor) -> tuple[Tensor, Tensor]:
         total, slope = s.new_zeros(()), torch.empty_like(s)
-        nothing = s.new_full((), -torch.inf)
         for part in in_blocks(s.shape):
             x = torch.mul(s[part], scale, out=slope[part]).add_(shift)
-            torch.where(mask[part], x, nothing, out=x)
+            keep(x, part, -torch.inf)
             total += softplus(x).sum()
             x.sigmoid_().mul_(scale)
         return total, slope
@@ -219,9 +220,9 @@ def circle(c: Comparison, *, margin: float = 0.4, scale: float = 80.0) -> Terms:
         value, slope = s.new_empty(len(s)), torch.empty_like(s)
         for part in in_blocks(s.shape):
             weight = (s[part] + margin).clamp_min_(0).mul_(scale)
-            scored = log_sum_exp(c.different[part])
-            value[part], share = scored((s[part] - margin).mul_(weight))
-            torch.mul(share, weight, out=slope[part])
+            x = c.keep_different((s[part] - margin).mul_(weight), part, -torch.inf)
+            value[part] = log_sum_exp_(x)
+            torch.mul(x, weight, out=slope[part])
         return value, slope
 
     own, apart = split(c.similarity, positives, push)

@@ -45,7 +45,7 @@ def nca(c: Comparison, *, temperature: float | Tensor = 1.0) -> Terms:
     positive(temperature=temperature)
     positives, sharp = c.positives, 2 / temperature
     c.distance_of(c.similarity.new_empty(0))  # raises where there is none; -d² is 2s - 2
-    own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, sharp)
+    own, everyone = split_log_sum_exp(c.similarity, positives, c.keep_compared, sharp)
     near, everyone = logsumexp_over(positives, own - sharp), everyone - sharp
     return Terms(
         tightness=-mean_over_scored(positives, near),
@@ -171,7 +171,7 @@ def tuplet_margin(c: Comparison, *, margin: float = 5.73, scale: float = 64.0) -
             f"tuplet_margin needs angles, but the rows compare by {c.closeness!r}; use cosine"
         )
     positives, slack = c.positives, math.radians(margin)
-    own, others = split(c.similarity, positives, log_sum_exp(c.different, scale))
+    own, others = split(c.similarity, positives, log_sum_exp(c.keep_different, scale))
     # The root has an infinite slope at cos = ±1, and rounding can put a cosine beyond.
     sin = ((1 - own) * (1 + own)).clamp_min(torch.finfo(own.dtype).tiny).sqrt()
     near = scale * (own * math.cos(slack) + sin * math.sin(slack))

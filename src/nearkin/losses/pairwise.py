@@ -48,7 +48,7 @@ def contrastive(c: Comparison, *, margin: float = 1.0) -> Terms:
         total, slope = s.new_zeros(()), torch.empty_like(s)
         for part in in_blocks(s.shape):
             d = c.distance_of(s[part])
-            gap = (margin - d).clamp_min_(0).mul_(c.different[part])
+            gap = c.keep_different((margin - d).clamp_min_(0), part, 0.0)
             total += gap.square().sum()
             torch.mul(gap, distance_slope(d).mul_(-2), out=slope[part])
         return total, slope
@@ -88,7 +88,7 @@ def multi_similarity(
     """
     positive(alpha=alpha, beta=beta)
     positives, anchors = c.positives, max(c.shape[0], 1)
-    own, push = split(c.similarity, positives, log_sum_exp(c.different, beta))
+    own, push = split(c.similarity, positives, log_sum_exp(c.keep_different, beta))
     pull = logsumexp_over(positives, -alpha * (own - base))
     return Terms(
         tightness=softplus(pull).sum() / (alpha * anchors),
@@ -117,7 +117,7 @@ def infonce(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     """
     positive(temperature=temperature)
     positives = c.positives
-    own, others = split_log_sum_exp(c.similarity, positives, c.different, 1 / temperature)
+    own, others = split_log_sum_exp(c.similarity, positives, c.keep_different, 1 / temperature)
     own, everyone = pair_means(positives, own, others)
     return Terms(tightness=-own, contrast=everyone)
 
@@ -146,7 +146,7 @@ def supcon(c: Comparison, *, temperature: float | Tensor = 0.1) -> Terms:
     """
     positive(temperature=temperature)
     positives = c.positives
-    own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
+    own, everyone = split_log_sum_exp(c.similarity, positives, c.keep_compared, 1 / temperature)
     return Terms(
         tightness=-mean_of_means(positives, own), contrast=mean_over_scored(positives, everyone)
     )
@@ -176,7 +176,7 @@ def snca(c: Comparison, *, temperature: float | Tensor = 0.05) -> Terms:
     """
     positive(temperature=temperature)
     positives = c.positives
-    own, everyone = split_log_sum_exp(c.similarity, positives, c.compared, 1 / temperature)
+    own, everyone = split_log_sum_exp(c.similarity, positives, c.keep_compared, 1 / temperature)
     own = logsumexp_over(positives, own)
     return Terms(
         tightness=-mean_over_scored(positives, own), contrast=mean_over_scored(positives, everyone)
@@ -208,9 +208,11 @@ def alignment_uniformity(
     positive(alpha=alpha, t=t)
     not_negative(weight=weight)
     positives = c.positives
-    own, potential = split(c.similarity, positives, log_sum_exp(c.compared, 2 * t))
+    own, potential = split(c.similarity, positives, log_sum_exp(c.keep_compared, 2 * t))
     near = positives.fill(c.distance_of(own).pow(alpha), 0.0)
-    pairs = torch.count_nonzero(c.compared).to(potential.dtype)  # the log of an int64 is float32
+    pairs = (c.negatives.sum() + positives.pairs).to(
+        potential.dtype
+    )  # the log of an int64 is float32
     spread = logsumexp(potential, potential > -torch.inf, 0) - 2 * t - pairs.clamp_min(1).log()
     return Terms(
         tightness=ratio(near.sum(), positives.pairs),

@@ -50,7 +50,9 @@ def _ranks_among(own: Tensor, positives: Positives, temperature: float) -> Tenso
     columns = torch.arange(own.shape[1], device=own.device).expand(own.shape)
     mates = positives.valid
     mates = torch.ones_like(own, dtype=torch.bool) if mates is None else mates
-    return soft_ranks(own, Positives(columns, mates, positives.count, positives.pairs), mates, temperature)[1]
+    return soft_ranks(
+        own, Positives(columns, mates, positives.count, positives.pairs), mates, temperature
+    )[1]
 
 
 @home("in_batch", "cosine")
@@ -147,7 +149,7 @@ def ranked_list(
         value, slope = s.new_empty(len(s)), torch.empty_like(s)
         for part in in_blocks(s.shape):
             d = c.distance_of(s[part])
-            gap = (boundary - d).clamp_min_(0).mul_(c.different[part])
+            gap = c.keep_different((boundary - d).clamp_min_(0), part, 0.0)
             weight = _weights(gap, temperature)
             value[part] = (weight * gap).sum(1)
             torch.mul(weight, distance_slope(d).neg_(), out=slope[part])

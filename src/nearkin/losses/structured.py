@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nearkin.closed import Rest, distance_slope, in_blocks, known, log_sum_exp, split
+from nearkin.closed import Rest, distance_slope, in_blocks, known, log_sum_exp_, split
 from nearkin.core import Comparison, Terms, home
 from nearkin.reduce import logsumexp_over, mean, not_negative, ratio
 
@@ -131,7 +131,8 @@ def nearness(c: Comparison, distance_of: Callable[[Tensor], Tensor]) -> Rest:
         value, slope = s.new_empty(len(s)), torch.empty_like(s)
         for part in in_blocks(s.shape):
             d = distance_of(s[part])
-            value[part], weight = log_sum_exp(c.different[part])(-d)
+            weight = c.keep_different(-d, part, -torch.inf)
+            value[part] = log_sum_exp_(weight)
             torch.mul(weight, distance_slope(d).neg_(), out=slope[part])
         return value, slope
 
@@ -176,7 +177,7 @@ def over_triangles(
         total, slope = s.new_zeros((), dtype=torch.float64), torch.zeros_like(s)
         of_own = torch.empty_like(own)
         for part in in_blocks(s.shape):
-            negative = torch.where(c.different[part], s[part], -torch.inf)
+            negative = c.keep_different(s[part].clone(), part, -torch.inf)
             for p in range(own.shape[1]):
                 other = positives.columns[part, p]
                 f = s.index_select(0, other).add_(negative).mul_(4 * t * t)

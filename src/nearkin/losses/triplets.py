@@ -4,6 +4,7 @@ Mining, which chooses triplets for any loss, stands elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -94,7 +95,7 @@ def triplet_semi_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
     most = positives.columns.shape[1]
     with torch.no_grad():
         columns = torch.cat([positives.columns, semi_hard(c)], 1)
-        valid = c.different.any(1)[:, None].expand(-1, most)
+        valid = (c.negatives > 0)[:, None].expand(-1, most)
         valid = valid if positives.valid is None else valid & positives.valid
     squared = c.distance_of(s.gather(1, columns)).square()
     return _joint(mean((squared[:, :most] - squared[:, most:] + margin).clamp_min(0), valid), c)
@@ -126,8 +127,9 @@ def triplet_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
     with torch.no_grad():
         own = positives.fill(s.gather(1, positives.columns), torch.inf)
         farthest = positives.columns.gather(1, own.argmin(1, keepdim=True))
-        columns = torch.cat([farthest, nearest(s, c.different)], 1)
-        scored = (positives.count > 0) & c.different.any(1)
+        nearest = c.keep_different(s.clone(), slice(None), -torch.inf).argmax(1, keepdim=True)
+        columns = torch.cat([farthest, nearest], 1)
+        scored = (positives.count > 0) & (c.negatives > 0)
     d = c.distance_of(s.gather(1, columns))
     return _joint(mean((d[:, 0] - d[:, 1] + margin).clamp_min(0), scored), c)
 
@@ -152,7 +154,7 @@ def easy_positive_hard_negative(c: Comparison, *, temperature: float = 0.1) -> T
 
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
-    return _joint(easiest_against(c, temperature, lambda easiest: c.different), c)
+    return _joint(easiest_against(c, temperature, lambda s, easiest: s.clone()), c)
 
 
 @home("in_batch", "cosine")
@@ -174,8 +176,8 @@ def easy_positive_semi_hard_negative(c: Comparison, *, temperature: float = 0.1)
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
 
-    def no_nearer(easiest: Tensor) -> Tensor:
-        return c.different & (c.similarity <= easiest)
+    def no_nearer(s: Tensor, easiest: Tensor) -> Tensor:
+        return torch.where(s <= easiest, s, -torch.inf)
 
     return _joint(easiest_against(c, temperature, no_nearer), c)
 
@@ -262,7 +264,7 @@ def scored_triplets(
     total = s.new_zeros((), dtype=torch.float64)
     for part in in_blocks(s.shape):
         d, per_s = measure(s[part])
-        far = torch.where(c.different[part], d, limits.max)
+        far = c.keep_different(d.clone(), part, limits.max)
         value, grows[part], falls = score(near[part], far)
         total += value
         falls.neg_().scatter_add_(1, positives.columns[part], grows[part])
@@ -320,8 +322,8 @@ def semi_hard(c: Comparison) -> Tensor:
     if not columns.numel():
         return chosen
     for part in in_blocks(s.shape):
-        negative = torch.where(c.different[part], s[part], -torch.inf)
-        least = torch.where(c.different[part], s[part], torch.inf).argmin(1)
+        negative = c.keep_different(s[part].clone(), part, -torch.inf)
+        least = c.keep_different(s[part].clone(), part, torch.inf).argmin(1)
         for p in range(columns.shape[1]):
             behind = own[part, p : p + 1] - negative
             # The positive ones alone: torch.where is slower by an order of magnitude.
@@ -330,16 +332,12 @@ def semi_hard(c: Comparison) -> Tensor:
     return chosen
 
 
-def nearest(s: Tensor, mask: Tensor) -> Tensor:
-    """(A, 1) int64: the most similar column of the mask (A, R); any where a row has none."""
-    return torch.where(mask, s, -torch.inf).argmax(1, keepdim=True)
-
-
 def easiest_against(
-    c: Comparison, temperature: float, negatives: Callable[[Tensor], Tensor]
+    c: Comparison, temperature: float, among: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """0-dim: the easiest positive of each anchor against the hardest of those negatives (A, R) that
-    `negatives` names by the easiest similarities (A, 1)."""
+    """0-dim: the easiest positive of each anchor against the hardest of the negatives that are
+    `among` the similarities (A, R) by the easiest ones (A, 1), which puts -inf in place of the
+    others."""
     positive(temperature=temperature)
     s, positives = c.similarity, c.positives
     if not positives.columns.numel():
@@ -348,10 +346,10 @@ def easiest_against(
         own = s.gather(1, positives.columns)
         own = positives.fill(torch.where(own < COPY, own, -torch.inf), -torch.inf)
         easiest, place = own.max(1, keepdim=True)
-        mask = negatives(easiest)
-        hardest = nearest(s, mask)
+        negative = c.keep_different(among(s, easiest), slice(None), -torch.inf)
+        most, hardest = negative.max(1, keepdim=True)
         columns = torch.cat([positives.columns.gather(1, place), hardest], 1)
-        scored = (easiest > 0) & mask.gather(1, hardest) & (s.gather(1, hardest) > 0)
+        scored = (easiest > 0) & (most > 0)
     s = s.gather(1, columns)
     return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored[:, 0])
 

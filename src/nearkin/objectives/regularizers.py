@@ -109,6 +109,6 @@ class Uniformity(Objective):
         if len(z) < 2:
             return Terms(contrast=0 * c.similarity.sum())
         # -t|x - y|² is 2t·s - 2t.
-        each = known(c.similarity, log_sum_exp(c.compared, 2 * self.t))  # (N,)
+        each = known(c.similarity, log_sum_exp(c.keep_compared, 2 * self.t))  # (N,)
         pairs = len(z) * (len(z) - 1)
         return Terms(contrast=each.logsumexp(0) - math.log(pairs) - 2 * self.t)
