@@ -43,27 +43,30 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
     Time O(A·R + bins). Memory O(A·(R + bins)). Raises ValueError for fewer than 1 bin.
     """
     _at_least_one(bins)
-    positives, different = c.positives, c.different
-    attracted = max(positives.pairs, 1)
+    positives, width = c.positives, bins + 3
+    attracted, repelled = max(positives.pairs, 1), c.negatives.sum().clamp_min(1)
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
         """Summed over negative pairs: the share of the positive pairs that are no nearer."""
-        own_cell, share = _cells(s.gather(1, positives.columns), positives.valid, bins)
-        near, before = _sums(own_cell, share, bins)
-        own = _at_nodes(near.sum(0, dtype=torch.float64), before.sum(0, dtype=torch.float64))
-        push = _by_cell(own[:-1] * (bins / 2) / attracted).to(s.dtype)
-        sums, slope = own.new_zeros(2, bins + 1), torch.empty_like(s)
+        own_cell, share = _cells(s.gather(1, positives.columns), bins)
+        if positives.valid is not None:
+            own_cell *= positives.valid
+        own = _at_nodes(*_all_sums(own_cell, share, width))
+        push = _by_cell(own[:-1] * (bins / 2 / attracted)).to(s.dtype)
+        near, before, slope = own.new_zeros(width - 2), own.new_zeros(width - 2), torch.empty_like(s)
         for part in in_blocks(s.shape):
-            cell, share = _cells(s[part], different[part], bins)
-            sums += torch.stack(_sums(cell, share, bins)).sum(1, dtype=torch.float64)
-            torch.gather(push.expand(len(cell), -1), 1, cell, out=slope[part])
-        others = _at_nodes(*sums)
-        pull = _by_cell(others[1:] * (-bins / 2) / attracted).to(s.dtype)
-        slope.scatter_add_(1, positives.columns, pull.expand(len(s), -1).gather(1, own_cell))
-        return (others.cumsum(0) * own).sum().div(attracted).to(s.dtype), slope
+            cell, share = _cells(s[part], bins)
+            more = _all_sums(c.keep_different(cell, part, 0), share, width)
+            near += more[0]
+            before += more[1]
+            torch.index_select(push, 0, cell.view(-1), out=slope[part].view(-1))
+        others = _at_nodes(near, before)
+        pull = _by_cell(others[1:] * (-bins / 2 / attracted)).to(s.dtype)
+        pull = pull.index_select(0, own_cell.view(-1)).view_as(own_cell)
+        slope.scatter_add_(1, positives.columns, pull)
+        return torch.dot(others.cumsum(0), own).div(attracted).to(s.dtype), slope
 
-    joint = known(c.similarity, overlap) / c.negatives.sum().clamp_min(1)
-    return Terms(other={"joint": joint})
+    return Terms(other={"joint": known(c.similarity, overlap) / repelled})
 
 
 @home("in_batch", "cosine")
@@ -90,10 +93,12 @@ def fast_ap(c: Comparison, *, bins: int = 10) -> Terms:
     Memory O(A·(R + bins)). Raises ValueError for fewer than 1 bin.
     """
     _at_least_one(bins)
-    positives, compared = c.positives, c.compared
+    positives = c.positives
 
     def precision(s: Tensor) -> tuple[Tensor, Tensor]:
-        own_cell, share = _cells(s.gather(1, positives.columns), positives.valid, bins)
+        own_cell, share = _cells(s.gather(1, positives.columns), bins)
+        if positives.valid is not None:
+            own_cell *= positives.valid
         own = _at_nodes(*_sums(own_cell, share, bins))
         found = own.cumsum(1)
         # The change of similarity that is one node, and the mean over positives.
@@ -101,8 +106,8 @@ def fast_ap(c: Comparison, *, bins: int = 10) -> Terms:
         pull, slope = s.new_empty(len(s), bins + 3), torch.empty_like(s)
         value = s.new_empty(len(s))
         for part in in_blocks((len(s), s.shape[1] + bins)):
-            cell, share = _cells(s[part], compared[part], bins)
-            near, before = _sums(cell, share, bins)
+            cell, share = _cells(s[part], bins)
+            near, before = _sums(c.keep_compared(cell, part, 0), share, bins)
             # A sum of terms above 0 alone. Nobody stands in the cell after a node where it is 0.
             total = before.cumsum(1).add_(near).clamp_min_(torch.finfo(s.dtype).tiny)
             here, so_far = own[part] / total, found[part] / total
@@ -122,18 +127,21 @@ def _at_least_one(bins: int) -> None:
         raise ValueError(f"bins must be at least 1, not {bins}")
 
 
-def _cells(s: Tensor, mask: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
+def _cells(s: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """(A, R) int64, (A, R): the cell of each similarity, and its share at the node before it; the
     node after it has the rest."""
     place = (s * (-bins / 2)).add_(bins / 2 + 2).clamp_(1, bins + 2)
-    cell = place.floor()
-    share = torch.sub(cell, place, out=place).add_(1)
-    # A similarity that is NaN keeps its NaN in the share, and an index that exists. Small integers
-    # and bytes: torch is slow at selecting by bool and at turning floats into int64.
-    cell = cell.nan_to_num_(nan=bins + 2).int()
-    if mask is not None:
-        cell *= mask.view(torch.uint8)
-    return cell.long(), share
+    # A similarity that is NaN keeps its NaN in the share, and an index that exists.
+    cell = place.nan_to_num(bins + 2).long()
+    return cell, place.frac_().neg_().add_(1)
+
+
+def _all_sums(cell: Tensor, share: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """(bins + 1,), (bins + 1,) float64: as `_sums`, for all rows together."""
+    cell = cell.view(-1)
+    near = torch.zeros(width, dtype=torch.float64, device=cell.device)
+    near.scatter_add_(0, cell, share.view(-1).double())
+    return near[2:], torch.bincount(cell, minlength=width)[1:-1].double()
 
 
 def _sums(cell: Tensor, share: Tensor, bins: int) -> tuple[Tensor, Tensor]:

@@ -79,19 +79,24 @@ def n_pairs(c: Comparison, *, norm_weight: float = 0.0005) -> Terms:
     """
     not_negative(norm_weight=norm_weight)
     few, own = _one_each(c)
-    pairs, s = max(len(own), 1), few.similarity
-    seen = few.different.scatter(1, own[:, None], True)
-    everyone = torch.where(seen, s, -torch.inf).logsumexp(1)
+    s, f, g = few.similarity, few.anchors, few.references
+    if own is None:
+        pairs, near, everyone = max(len(s), 1), s.diagonal(), s.logsumexp(1)
+    else:
+        pairs, near = max(len(own), 1), s.gather(1, own[:, None])
+        seen = few.different.scatter(1, own[:, None], True)
+        everyone = torch.where(seen, s, -torch.inf).logsumexp(1)
     other = {}
-    if norm_weight and few.anchors is not None and few.references is not None:
-        f, g = at_least_float32(few.anchors), at_least_float32(few.references)
-        squares = f.square().sum() + g.square().sum(1).index_select(0, own).sum()
-        other = {"norm": squares * (norm_weight / pairs)}
-    return Terms(-s.gather(1, own[:, None]).sum() / pairs, everyone.sum() / pairs, other)
+    if norm_weight and f is not None and g is not None:
+        f, g = (at_least_float32(x).square() for x in (f, g))
+        g = g if own is None else g.sum(1).index_select(0, own)
+        other = {"norm": (f.sum() + g.sum()) * (norm_weight / pairs)}
+    return Terms(-near.sum() / pairs, everyone.sum() / pairs, other)
 
 
-def _one_each(c: Comparison) -> tuple[Comparison, Tensor]:
-    """The anchors of N-pairs against the references that they chose, and (K,) which is whose."""
+def _one_each(c: Comparison) -> tuple[Comparison, Tensor | None]:
+    """The anchors of N-pairs against the references that they chose, and (K,) which is whose; None:
+    each has one class's own, in the same order."""
     columns, count = c.positives.columns, c.positives.count
     first = columns[:, 0] if columns.shape[1] else count
     chosen = count > 0
@@ -112,8 +117,7 @@ def _one_each(c: Comparison) -> tuple[Comparison, Tensor]:
             c, anchor_label=c.anchor_label[rows], reference_label=label, given=few
         ), first
     if square and c.allowed is None and c.anchor_label.ndim == 1:
-        # Each class has one pair, so no reference is chosen twice.
-        return _narrowed(c, rows, first), torch.arange(len(first), device=first.device)
+        return _narrowed(c, rows, first), None  # each class has one pair
     used, own = first.unique(return_inverse=True)
     return _narrowed(c, rows, used), own
 
