@@ -277,7 +277,8 @@ def hinges(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     counts = by_passes if near.shape[1] <= PASSES else by_search
     of_near, of_far = counts(near, far)
     # Large sums cancel here; float64 keeps the small remainder.
-    total = (of_near.double() * near).sum() - (of_far * far).sum(dtype=torch.float64)
+    # Rows first: adding float32 as float64 converts a whole matrix.
+    total = (of_near.double() * near).sum() - (of_far * far).sum(1).double().sum()
     return total, of_near, of_far
 
 
