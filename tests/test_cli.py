@@ -303,7 +303,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(bad, good, blink, monkeyp
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(call, good, blink, monkeypatch, files_below):
-    def interrupting(self, epochs):
+    def interrupting(self, epochs, steps):
         return lambda state, batches: state.step == 3 and signal.raise_signal(signal.SIGINT)
 
     good("train", blink, "--out", "whole")
@@ -331,7 +331,8 @@ def test_an_interruption_before_training_leaves_nothing(call, blink, monkeypatch
 
 @pytest.mark.slow
 def test_ctrl_c_in_another_process_exits_130(tmp_path, good, blink, files_below):
-    settings = ["train", str(blink), "train.epochs=40", "--out", "r"]
+    # So many epochs that it is not done before it is told.
+    settings = ["train", str(blink), "train.epochs=4000", "--out", "r"]
     command = [sys.executable, "-m", "nearkin", *settings]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path

@@ -53,7 +53,7 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
             own_cell *= positives.valid
         own = _at_nodes(*_all_sums(own_cell, share, width))
         push = _by_cell(own[:-1] * (bins / 2 / attracted)).to(s.dtype)
-        near, before, slope = own.new_zeros(width - 2), own.new_zeros(width - 2), torch.empty_like(s)
+        near, before, slope = torch.zeros_like(own), torch.zeros_like(own), torch.empty_like(s)
         for part in in_blocks(s.shape):
             cell, share = _cells(s[part], bins)
             more = _all_sums(c.keep_different(cell, part, 0), share, width)

@@ -201,8 +201,8 @@ def quadruplet(c: Comparison, *, margin: float = 1.0, second_margin: float = 0.5
     Equals, with two classes, the mean triplet hinge on squared distances.
 
     Memory O(A·R); time O(A·R·P) for P positives an anchor, and O(A·R) for the second mean where few
-    distances lie near a threshold. Raises ValueError where references are not the anchors, closeness is no distance, or a row has
-    several labels.
+    distances lie near a threshold. Raises ValueError where references are not the anchors,
+    closeness is no distance, or a row has several labels.
     """
     not_negative(margin=margin, second_margin=second_margin)
     s = c.square().similarity
