@@ -59,6 +59,7 @@ LAYERS = {
     "assemble": 6,
     "run": 6,
     "measured": 6,
+    "informed": 6,
     "floors": 6,
     "embed_files": 6,
     "preparing": 6,

@@ -65,9 +65,9 @@ class Information:
         left_out: int = 0,
     ) -> Information:
         """An estimate, its standard error and its ceiling in nats; the interval is normal, 1.96
-        standard errors to each side, and ends at the ceiling."""
+        standard errors to each side; that of a lower bound ends at the ceiling."""
         bits, reach = value / math.log(2), 1.96 * error / math.log(2)
-        most = max(bits, ceiling / math.log(2))
+        most = max(bits, ceiling / math.log(2)) if kind == "lower" else math.inf
         return cls(
             bits,
             bits - reach,

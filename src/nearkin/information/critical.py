@@ -62,8 +62,8 @@ def infonce(
         return torch.stack(each).mean()
 
     return estimated(
-        s,
         "infonce",
+        s,
         loss,
         lambda scores: read_infonce(scores, over),
         "lower",
@@ -97,8 +97,8 @@ def donsker_varadhan(
     Raises ValueError as infonce does.
     """
     return estimated(
-        s,
         "donsker_varadhan",
+        s,
         by_bound(bounds.donsker_varadhan),
         read_log_mean,
         "neither",
@@ -135,8 +135,8 @@ def mine(
     if not 0 <= memory < 1:
         raise ValueError(f"memory is the weight of the past, from 0 to under 1, not {memory}")
     return estimated(
-        s,
         "mine",
+        s,
         Corrected(memory),
         read_log_mean,
         "neither",
@@ -190,8 +190,8 @@ def nwj(
     Raises ValueError as infonce does.
     """
     return estimated(
-        s,
         "nwj",
+        s,
         by_bound(bounds.nwj),
         lambda scores: read_exponential(scores, 1.0),
         "lower",
@@ -225,8 +225,8 @@ def tuba(
     Raises ValueError as infonce does.
     """
     return estimated(
-        s,
         "tuba",
+        s,
         by_bound(bounds.tuba),
         lambda scores: read_exponential(scores, 0.0),
         "lower",
@@ -268,8 +268,8 @@ def interpolated(
         return math.log((size - 1) / alpha) if alpha else math.inf
 
     return estimated(
-        s,
         "interpolated",
+        s,
         by_bound(lambda c: bounds.interpolated(c, alpha=alpha)),
         lambda scores: read_interpolated(scores, alpha),
         "lower",
@@ -306,8 +306,8 @@ def smile(
     if not clip > 0:
         raise ValueError(f"clip must be above 0, not {clip}")
     return estimated(
-        s,
         "smile",
+        s,
         by_bound(bounds.jsd),
         lambda scores: read_log_mean(scores, clip),
         "neither",
@@ -340,8 +340,8 @@ def js_kl(
     Raises ValueError as infonce does.
     """
     return estimated(
-        s,
         "js_kl",
+        s,
         by_bound(bounds.jsd),
         lambda scores: read_exponential(scores, 0.0),
         "lower",

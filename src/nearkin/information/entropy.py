@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from nearkin.information.given import Rows
 from nearkin.information.neighbors import nearest_distances
 
 PAIRS = 1 << 20  # pairs drawn where all would be more
+ANCHORS, PARTNERS = 10_000, 64  # rows, and partners of each, of the difference of two entropies
 _AT_ONCE = 1 << 14  # pairs whose rows are held at a time
 
 
@@ -83,6 +85,46 @@ def pair_logs(z: Tensor, left: Tensor, right: Tensor) -> Tensor:
     parts = zip(left.split(_AT_ONCE), right.split(_AT_ONCE), strict=True)
     far = [torch.linalg.vector_norm((z[i] - z[j]).double(), dim=1) for i, j in parts]
     return torch.cat(far).log()
+
+
+def contraction(z: Tensor, y: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(A,) D·(mean_j log |z_i - z_j| - mean_{j of the class} log |z_i - z_j|), nats, and (A,) the
+    class of each row i. Their mean is H(Z) - H(Z|Y) by `mean_neighbors`, whose constants cancel.
+
+    z (N, D); y (N,) int64, every class of two rows or more. The means are over at most 64 partners,
+    the rows at most 10,000, drawn by the seed. Partners at distance 0 are left out and told of.
+    Raises ValueError where nothing else is left.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(z), generator=generator)[:ANCHORS].sort().values
+    others = torch.randint(1, len(z), (len(rows), PARTNERS), generator=generator)
+    everyone = (rows[:, None] + others) % len(z)
+    order = y.argsort(stable=True)
+    place, sizes = torch.empty_like(order), torch.bincount(y)
+    place[order] = torch.arange(len(y))
+    first, size = (sizes.cumsum(0) - sizes)[y[rows], None], sizes[y[rows], None]
+    drawn = torch.rand(len(rows), PARTNERS, generator=generator)
+    step = 1 + torch.minimum((drawn * (size - 1)).long(), size - 2)
+    mates = order[first + (place[rows, None] - first + step) % size]
+    means, zeros = [], 0
+    for partners in (everyone, mates):
+        left = rows[:, None].expand_as(partners).reshape(-1)
+        logs = pair_logs(z, left, partners.reshape(-1)).view(partners.shape)
+        there = logs.isfinite()
+        zeros += int((~there).sum())
+        means.append(torch.where(there, logs, 0.0).sum(1) / there.sum(1))  # 0/0 is NaN
+    each = z.shape[1] * (means[0] - means[1])
+    told = each.isfinite()
+    if not bool(told.any()):
+        raise ValueError("all rows of each class coincide, so H(Z|Y) is -∞ and tells nothing")
+    if zeros:
+        warnings.warn(
+            f"{zeros} of {2 * everyone.numel()} pairs coincide; the generative view leaves them "
+            "out, and would be infinite with them",
+            UserWarning,
+            stacklevel=3,
+        )
+    return each[told], y[rows][told]
 
 
 def log_ball(d: int) -> float:

@@ -108,8 +108,8 @@ def _off_diagonal(s: Tensor) -> Tensor:
 
 
 def estimated(
-    s: Samples,
     name: str,
+    s: Samples,
     loss: Callable[[Tensor], Tensor],
     read: Callable[[Tensor], Read],
     kind: str,
