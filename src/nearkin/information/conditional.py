@@ -17,6 +17,7 @@ from nearkin.information.entropy import kozachenko_leonenko
 from nearkin.information.samples import Samples
 from nearkin.information.training import batches, seeded, split, train
 
+MOST = 2_000  # held-out pairs that are compared with each other
 NARROWEST = 1e-3  # deviation of q, in deviations of y: without an end one row makes it infinite
 
 
@@ -92,9 +93,7 @@ def club(
 
     Raises ValueError for fewer than 40 pairs.
     """
-    model, (x, y), generator = _fitted(s, "club", batch, steps, rate, held_out)
-    own, far = _scores(model, x, y, generator)
-    each = own - (far.sum(1) + far.sum(0)) / (len(x) - 1) + far.sum() / len(x) / (len(x) - 1)
+    each = read_club(_scores(*_fitted(s, "club", batch, steps, rate, held_out)))
     return Information.from_nats(float(each.mean()), _error(each), "upper")
 
 
@@ -117,11 +116,24 @@ def l1out(
 
     Raises ValueError for fewer than 40 pairs.
     """
-    model, (x, y), generator = _fitted(s, "l1out", batch, steps, rate, held_out)
-    own, far = _scores(model, x, y, generator)
-    outside = far.masked_fill(torch.eye(len(x), dtype=torch.bool), -torch.inf)
-    each = own - outside.logsumexp(0) + math.log(len(x) - 1)
+    each = read_l1out(_scores(*_fitted(s, "l1out", batch, steps, rate, held_out)))
     return Information.from_nats(float(each.mean()), _error(each), "upper")
+
+
+def read_club(scores: Tensor) -> Tensor:
+    """(n,) whose mean is CLUB and whose spread its error, from (n, n) scores log q(y_j|x_i)."""
+    count = len(scores)
+    own = scores.diagonal()
+    far = scores - torch.diag(own)
+    mean = far.sum() / count / (count - 1)
+    return own - (far.sum(1) + far.sum(0)) / (count - 1) + mean
+
+
+def read_l1out(scores: Tensor) -> Tensor:
+    """(n,) whose mean is L1Out, from (n, n) scores log q(y_j|x_i)."""
+    others = torch.eye(len(scores), dtype=torch.bool)
+    outside = scores.masked_fill(others, -torch.inf).logsumexp(0)
+    return scores.diagonal() - outside + math.log(len(scores) - 1)
 
 
 def _fitted(
@@ -144,20 +156,14 @@ def _fitted(
     return made, parts.held_out, generator
 
 
-MOST = 2_000  # held-out pairs that are compared with each other
-
-
-def _scores(
-    model: Normal, x: Tensor, y: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """(n,) log q(y_i|x_i), and (n, n) log q(y_j|x_i), 0 on the diagonal; of at most 2,000 pairs."""
+def _scores(model: Normal, pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+    """(n, n) float64 log q(y_j|x_i), of at most 2,000 of the pairs."""
+    x, y = pairs
     chosen = torch.randperm(len(x), generator=generator)[:MOST]
     with torch.no_grad():
         said, partners = model.net(x[chosen]), y[chosen]
         rows = [log_normal(part[:, None], partners[None]).double() for part in said.split(64)]
-    far = torch.cat(rows)
-    own = far.diagonal().clone()
-    return own, far.fill_diagonal_(0.0)
+    return torch.cat(rows)
 
 
 def _error(each: Tensor) -> float:

@@ -253,8 +253,8 @@ def interpolated(
     I >= 1 + mean_i log (e^{f_ii} / a_i) - mean_{i≠j} e^{f_ij} / (alpha m_i + 1 - alpha)
     a_i = alpha mean of e^{f_i.} with the positive among the K - 1, plus 1 - alpha
 
-    A lower bound on average, at most log((K - 1) / alpha); m_i the mean of e^{f_ij} over j ≠ i. As
-    the loss of that name, with the baseline in the critic.
+    A lower bound on average, at most 1 + log((K - 1) / alpha); m_i the mean of e^{f_ij} over j ≠ i.
+    As the loss of that name, with the baseline in the critic.
 
     alpha                                  from 0 (tuba) to 1 (infonce)
     critic, batch, steps, rate, held_out   as of infonce
@@ -265,7 +265,7 @@ def interpolated(
         raise ValueError(f"alpha must be from 0 (tuba) to 1 (infonce), not {alpha}")
 
     def ceiling(size: int) -> float:
-        return math.log((size - 1) / alpha) if alpha else math.inf
+        return math.log((size - 1) / alpha) + (alpha < 1) if alpha else math.inf
 
     return estimated(
         "interpolated",

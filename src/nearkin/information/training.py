@@ -4,6 +4,7 @@ estimate is read off a third, which neither has seen."""
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -64,7 +65,10 @@ def train(
     check: Callable[[], float] | None = None,
 ) -> nn.Module:
     """Minimize loss(x, y) over the module's parameters by Adam; with `check`, which is asked every
-    few steps, the state where it was least is kept, and training ends when it no longer falls."""
+    few steps, the state where it was least is kept, and training ends when it no longer falls.
+
+    Raises ValueError for steps < 1, and where no check was finite.
+    """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, not {steps}")
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
@@ -86,6 +90,11 @@ def train(
             if waited == PATIENCE:
                 break
     if check is not None:
+        if not math.isfinite(best):
+            raise ValueError(
+                f"training diverged: its loss on the validation part was never finite; lower rate, "
+                f"now {rate:g}"
+            )
         module.load_state_dict(kept)
     return module
 
