@@ -163,7 +163,7 @@ def test_too_few_pairs_to_learn_are_told(name):
 
 
 def test_what_diverges_is_an_error_and_not_a_nan():
-    with pytest.raises(ValueError, match="training diverged: its loss .* was never finite"):
+    with pytest.raises(ValueError, match=r"training diverged: its loss .* was never finite"):
         found("nwj", rate=1e30, steps=30)
 
 

@@ -144,9 +144,10 @@ def interpolated(
     contrast = mean_same log a_ij + mean_different e^{f_ik} / (alpha m_i + (1 - alpha)
     e^{log_baseline})
 
-    1 - total is the bound, at most 1 + log(n / alpha), and log n at alpha 1. Both baselines are over n rows, as they must be
-    for a bound: with the positive one different row is left out. The paper takes the mean of log a
-    over which one that is; here the mean is inside the log, which is less and so a bound too.
+    1 - total is the bound, at most 1 + log(n / alpha), and log n at alpha 1. Both baselines are
+    over n rows, as they must be for a bound: with the positive one different row is left out. The
+    paper takes the mean of log a over which one that is; here the mean is inside the log, which is
+    less and so a bound too.
 
     alpha          from 0 (TUBA: no ceiling, much variance) to 1 (InfoNCE: a ceiling, little
                    variance)
