@@ -45,7 +45,9 @@ def found(name, task=None, rows=1200, seed=0, **settings):
 def test_each_finds_most_of_one_nat(name):
     seen = found(name, steps=300) if name == "mine" else found(name)  # its running mean lags
     assert seen.kind == KINDS.get(name, "neither")
-    assert 0.75 < seen.nats < (1.3 if name != "club" else 3.0)
+    # Of these pairs CLUB is 2(e - 1) nats with the best model.
+    low, high = (0.75, 1.3) if name != "club" else (2.0, 5.0)
+    assert low < seen.nats < high
     assert seen.low < seen.bits < seen.high
     assert 0 < seen.error < 0.2
     expected = {"infonce": math.log2(64), "interpolated": math.log2(math.e * 63 / 0.01)}
@@ -63,7 +65,7 @@ def test_independent_pairs_tell_nothing_and_may_come_out_negative(name):
 @pytest.mark.parametrize("critic", CRITICS)
 def test_every_critic_gives_a_lower_bound(critic):
     task = tasks.gaussian(1.0, 2)
-    seen = found("infonce", task, critic=critic, steps=250)
+    seen = found("infonce", task, critic=critic, steps=250, rate=5e-3)
     assert seen.nats < task.nats + 3 * seen.error * math.log(2)
     # A bilinear one has no squares, and the distance alone does not say how far out a row is.
     assert seen.nats > {"bilinear": 0.4, "on_distance": 0.3}.get(critic, 0.8)

@@ -165,8 +165,9 @@ class Corrected:
             self.log_running = now
         past = self.log_running + (math.log(self.memory) if self.memory else -math.inf)
         self.log_running = torch.logaddexp(past, now + math.log1p(-self.memory))
-        ratio = (terms.contrast - self.log_running).clamp_max(bounds.STEEPEST).exp()
-        return terms.tightness + now + (ratio - ratio.detach())
+        # Cut, or one batch far off would hide the slope of the joint pairs for good.
+        weight = (now - self.log_running).clamp_max(10.0).exp()
+        return terms.tightness + now + weight * (terms.contrast - now)
 
 
 def nwj(

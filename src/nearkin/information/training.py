@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHECKS, PATIENCE = 25, 6  # looks at the second part, and how many without a better one end it
-STEEPEST = 10.0  # norm of a gradient; exponential bounds throw far longer ones
+STEEPEST = 1.0  # norm of a gradient; exponential bounds throw far longer ones
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ def train(
     rate: float,
     check: Callable[[], float] | None = None,
 ) -> nn.Module:
-    """Minimize loss(x, y) over the module's parameters by Adam; with `check`, which is asked every
-    few steps, the state where it was least is kept, and training ends when it no longer falls.
+    """Minimize loss(x, y) over the module's parameters by Adam, its rate falling by a cosine and
+    gradients cut at length 1. With `check`, which is asked every few steps, the state where it was
+    least is kept, and training ends when it no longer falls.
 
     Raises ValueError for steps < 1, and where no check was finite.
     """
@@ -77,8 +78,11 @@ def train(
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         loss(*next(drawn)).backward()
-        nn.utils.clip_grad_norm_(module.parameters(), STEEPEST)
-        optimizer.step()
+        length = nn.utils.clip_grad_norm_(module.parameters(), STEEPEST)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        if bool(length.isfinite()):  # else clipping has made NaN of it
+            optimizer.step()
         if check is None or step % every:
             continue
         with torch.no_grad():
