@@ -116,7 +116,14 @@ PEERS: dict[str, Peer] = {
     "binomial_deviance": Peer(),
     "sigmoid": Peer(),
     "alignment_uniformity": Peer(),
+    # bounds
     "jsd": Peer(),
+    "donsker_varadhan": Peer(),
+    "nwj": Peer(),
+    "tuba": Peer(),
+    "interpolated": Peer(),
+    "smile": Peer(),
+    "js_kl": Peer(),
     # triplets
     "triplet": Peer(_plain(losses.TripletMarginLoss, margin=0.2)),
     "triplet_soft_margin": Peer(

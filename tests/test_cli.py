@@ -36,12 +36,32 @@ def test_help_names_every_command_and_imports_no_torch():
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
     )
-    for command in ("train", "evaluate", "embed", "report", "data", "list", "show", "recipe"):
+    for command in (
+        "train",
+        "evaluate",
+        "embed",
+        "report",
+        "information",
+        "data",
+        "list",
+        "show",
+        "recipe",
+    ):
         assert re.search(rf"^\W*{command} ", said.stdout, re.MULTILINE), command
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["evaluate"], ["embed"], ["report"], ["data"], ["data", "check"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["evaluate"],
+        ["embed"],
+        ["report"],
+        ["information"],
+        ["data"],
+        ["data", "check"],
+    ],
 )
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_has_help(good, command, flag):
@@ -99,7 +119,8 @@ def test_show_tells_formula_settings_and_source(good):
     assert "infonce(temperature: float | Tensor = 0.1)" in text
     assert "van den Oord et al. 2018" in text
     assert "tightness" in text
-    (item,) = json.loads(good("show", "infonce", "--json"))["items"]
+    item, estimator = json.loads(good("show", "infonce", "--json"))["items"]
+    assert estimator["kind"] == "estimator"
     assert item["kind"] == "loss"
     assert item["signature"] == "infonce(temperature: float | Tensor = 0.1)"
     both = json.loads(good("show", "multi_similarity", "--json"))["items"]

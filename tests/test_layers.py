@@ -61,6 +61,7 @@ LAYERS = {
     "assemble": 6,
     "run": 6,
     "measured": 6,
+    "informed": 6,
     "floors": 6,
     "embed_files": 6,
     "preparing": 6,

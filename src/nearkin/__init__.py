@@ -17,6 +17,7 @@ _PLACES = {
     "evaluate": "nearkin.evaluation",
     "compare_results": "nearkin.evaluation",
     "label_information": "nearkin.information.labels",
+    "mutual_information": "nearkin.information.estimate",
     "train": "nearkin.run",
     "Run": "nearkin.run",
     "load": "nearkin.model",
@@ -42,6 +43,7 @@ __all__ = [
     "home",
     "label_information",
     "load",
+    "mutual_information",
     "objective",
     "sampler",
     "train",
@@ -51,6 +53,7 @@ __all__ = [
 if TYPE_CHECKING:
     from nearkin.core import Batch, Comparison, Terms, Turn, home
     from nearkin.evaluation import compare_results, evaluate
+    from nearkin.information.estimate import mutual_information
     from nearkin.information.labels import label_information
     from nearkin.loop import update
     from nearkin.model import Model, load

@@ -74,6 +74,7 @@ class Kind:
 
 _PAIRS, _TERMS = "nearkin.core:Comparison", "nearkin.core:Terms"
 _TENSOR, _AUGMENT, _CROP = "torch:Tensor", "nearkin.augment", "nearkin.crops:Crop"
+_INFORMATION = "nearkin.information"
 _OPTIMIZER, _SPLITS = "torch.optim:Optimizer", "nearkin.data.base:Splits"
 
 _ALL = (
@@ -94,6 +95,10 @@ _ALL = (
     ),
     Kind(*("crop", "nearkin.crops", "crops", "", "", _TENSOR, "picture", True, _CROP), open=3),
     Kind("metric", "nearkin.evaluation", "metrics", names="metric_names"),
+    Kind(
+        *("estimator", _INFORMATION, "estimators", "", ""),
+        *(f"{_INFORMATION}.base:Information", f"{_INFORMATION}.samples:Samples", True),
+    ),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 
@@ -411,11 +416,6 @@ class Entry:
     signature: str
     doc: str
     module: str
-
-
-def kinds() -> list[str]:
-    """The names of all kinds, singular."""
-    return list(KINDS)
 
 
 def members(kind_name: str) -> list[Entry]:

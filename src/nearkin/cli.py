@@ -202,6 +202,32 @@ def report(
         print(page)
 
 
+@app.command()
+def information(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[RUN|FILE.npz]", help="A run, or embeddings.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Instead: the estimators on tasks of known truth.")
+    ] = False,
+    estimators: Annotated[
+        str | None, typer.Option("--estimators", help="With --calibrate: these, comma-separated.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --calibrate: all tasks, more pairs; hours.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of folds, samples and training.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """How many bits embeddings know of their labels, with intervals and the ceiling."""
+    from nearkin import informed
+
+    informed.check(source, calibrate, estimators, full)
+    with _reporter() as reporter:
+        found, text = informed.answer(source, estimators, full, seed, reporter.tried, _width())
+    _print_json(found) if as_json else print(text)
+
+
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
     """The data sets that a recipe can name."""
@@ -353,20 +379,10 @@ def _print_items(items: list[tuple[str, str, str]], as_json: bool) -> None:
         keys = ("name", "summary", "source")
         _print_json({"items": [dict(zip(keys, item, strict=True)) for item in items]})
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from nearkin.console import listing
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for name, summary, source in items:
-        table.add_row(Text(name), Text.assemble(summary, "  ", (source, "dim")))
-    console = Console(width=_width())
-    with console.capture() as text:
-        console.print(table)
     # Printed by print: rich would end the program where its reader has gone.
-    print(text.get(), end="", flush=True)
+    print(listing(items, _width()), end="", flush=True)
 
 
 def _print_json(value: Any) -> None:

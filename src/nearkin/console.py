@@ -58,6 +58,10 @@ class Reporter:
         pace = self.pace(done, time.monotonic())
         self._now_and_then(f"embedded {done} of {total} items{pace}")
 
+    def tried(self, done: int, total: int) -> None:
+        """So many of the estimates are made."""
+        self._now_and_then(f"estimated {done} of {total}")
+
     def megabytes(self, what: str, done: int, total: int) -> None:
         """So many bytes of the work `what` are done; the total is 0 where unknown."""
         of = f" of {total // 10**6}" if total else ""
@@ -124,6 +128,10 @@ class Bar(Reporter):
     def embedded(self, done: int, total: int) -> None:
         """The bar shows items."""
         self._count("embedding", done, total)
+
+    def tried(self, done: int, total: int) -> None:
+        """The bar shows estimates."""
+        self._count("estimates", done, total)
 
     def megabytes(self, what: str, done: int, total: int) -> None:
         """The bar shows millions of bytes."""
@@ -200,6 +208,23 @@ def floors_table(floors: Mapping[str, Any], width: int = 100) -> str:
     white = floors["whitened"]
     on = "by default" if white["chosen_on"] == "default" else f"chosen on {white['chosen_on']}"
     return f"{table}\nwhitened within classes, shrinkage {white['shrinkage']:g} {on}"
+
+
+def listing(items: list[tuple[str, str, str]], width: int = 100) -> str:
+    """(name, summary, source) each on a line of its own, the sources dimmed."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, summary, source in items:
+        table.add_row(Text(name), Text.assemble(summary, "  ", (source, "dim")))
+    console = Console(width=width)
+    with console.capture() as text:
+        console.print(table)
+    return text.get()
 
 
 def block_table(

@@ -72,7 +72,7 @@ def measure(
     if with_floors and data is not None:
         raise ValueError("the floors of a run are those of its own data; leave --data out")
     if data is None:
-        table = _test_of(folder)
+        table = test_rows(folder)
         z = table.inputs
     else:
         model = models.load(path, trust_code=trust_code)
@@ -111,7 +111,7 @@ def _floors_of_run(
     return floors(splits.train, splits.validation, splits.test, metrics, recipe.get("seed", 0))
 
 
-def _test_of(folder: RunFolder) -> Table:
+def test_rows(folder: RunFolder) -> Table:
     """The test split as the run embedded it."""
     path = folder.path / "embeddings.npz"
     if not path.is_file():

@@ -603,10 +603,16 @@ WITHOUT_PEER = {
     "angular_hinge",
     "binomial_deviance",
     "cross_entropy",
+    "donsker_varadhan",
+    "interpolated",
+    "js_kl",
     "jsd",
+    "nwj",
     "quadruplet",
     "recall_at_k",
     "sigmoid",
+    "smile",
     "spce",
+    "tuba",
 }
 OTHERWISE = {"proxy_nca", "ranked_list", "smooth_ap"}

@@ -32,3 +32,35 @@ def test_it_reads_as_a_sentence():
 def test_contradictions_are_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         Information(*arguments)
+
+
+def test_from_nats_with_a_normal_interval():
+    found = Information.from_nats(math.log(2), 0.5 * math.log(2), "neither")
+    assert (found.bits, found.low, found.high) == pytest.approx((1, 0.02, 1.98))
+    assert found.error == pytest.approx(0.5)
+    lower = Information.from_nats(math.log(2), math.log(2), "lower", math.log(4), left_out=3)
+    assert (lower.high, lower.ceiling, lower.left_out) == pytest.approx((2, 2, 3))
+    negative = Information.from_nats(-0.1, 0.2, "lower")
+    assert negative.bits < 0
+    assert "-0.14 bits (lower bound, 95 % -0.71..0.42)" in repr(negative)
+
+
+def test_it_is_at_its_ceiling_within_a_fifth():
+    assert Information(1.7, 1.6, 1.8, 2.0).at_ceiling
+    assert not Information(1.5, 1.4, 1.6, 2.0).at_ceiling
+    assert not Information(9.0, 8.0, 10.0).at_ceiling
+
+
+def test_as_json_an_infinite_ceiling_is_null():
+    said = Information(1.0, 0.5, 1.5, kind="upper", error=0.2).to_dict()
+    assert said == {
+        "bits": 1.0,
+        "low": 0.5,
+        "high": 1.5,
+        "error": 0.2,
+        "ceiling": None,
+        "kind": "upper",
+        "left_out": 0,
+    }
+    with pytest.raises(ValueError, match="a standard error must be 0 bits or more"):
+        Information(1.0, 0.5, 1.5, error=math.nan)

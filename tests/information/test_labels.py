@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearkin.information import label_information, labels
+from nearkin.information import label_information, labels, tasks
 
 
 def both_probes(monkeypatch, probe):
@@ -142,3 +142,90 @@ def test_wrong_input_is_told(z, y, said):
 def test_one_fold_is_refused():
     with pytest.raises(ValueError, match="folds must be 2 or more"):
         label_information(np.ones((4, 2)), [0, 0, 1, 1], folds=1)
+
+
+def test_another_view_is_named():
+    with pytest.raises(ValueError, match="by must be one of probe, neighbors, generative"):
+        label_information(np.ones((4, 2)), [0, 0, 1, 1], by="knn")
+
+
+def test_floats_are_no_labels():
+    with pytest.raises(TypeError, match=r"label 0 is 0.5 \(float\)"):
+        label_information(np.ones((4, 2)), [0.5, 0.5, 1.5, 1.5])
+
+
+# --- against the truth
+
+
+MIXTURES = [tasks.classes(1.0), tasks.classes(2.0, 4, 3), tasks.classes(3.0, 8, 6)]
+
+
+@pytest.mark.parametrize("task", MIXTURES, ids=lambda task: task.name)
+@pytest.mark.parametrize("by", ["probe", "neighbors"])
+def test_mixtures_of_known_truth_are_right_within_three_standard_errors(task, by):
+    z, y = task.sample(1500, 1)
+    found = label_information(z, y, by=by)
+    off = found.nats - task.nats
+    assert abs(off) < 3 * found.error * math.log(2)
+    # Whole classes are resampled, which is wide where they are few: also within a twentieth.
+    assert abs(off) < 0.05 * math.log(len(set(y.tolist()))) + 0.02
+
+
+def test_the_probe_of_a_mixture_is_below_the_truth_on_average():
+    task = tasks.classes(2.0, 3, 2)
+    found = [label_information(*task.sample(300, seed)).nats for seed in range(10)]
+    assert np.mean(found) < task.nats + 3 * np.std(found, ddof=1) / math.sqrt(10)
+
+
+def test_neighbors_see_what_a_linear_probe_does_not():
+    generator = np.random.default_rng(0)
+    corner = generator.integers(0, 2, (800, 2))
+    z = corner + 0.05 * generator.standard_normal((800, 2))
+    found = label_information(z, corner[:, 0] ^ corner[:, 1], by="neighbors")
+    assert found.bits == pytest.approx(1.0, abs=0.02)
+    assert found.kind == "neither"
+    assert found.ceiling == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("by", labels.VIEWS)
+def test_random_labels_tell_nothing_by_any_view(by):
+    z = np.random.default_rng(0).standard_normal((900, 5))
+    found = label_information(z, np.random.default_rng(1).integers(0, 6, 900), by=by)
+    assert abs(found.bits) < max(3 * found.error, 0.06)
+    assert found.low < 0.05
+
+
+@pytest.mark.parametrize("by", labels.VIEWS)
+def test_few_rows_have_a_wide_interval(by):
+    z, y = clusters(24, 3, 4, 3.0)
+    few, many = (label_information(*clusters(n, 3, 4, 3.0), by=by) for n in (24, 600))
+    assert few.error > 2 * many.error
+    assert few.low <= many.bits + few.error
+    assert len(z) == len(y) == 24
+
+
+def test_the_generative_view_grows_as_classes_contract_and_has_no_ceiling():
+    loose, tight = (
+        label_information(*clusters(300, 6, 4, spread), by="generative") for spread in (4.0, 0.01)
+    )
+    assert loose.bits < tight.bits
+    assert tight.bits > tight.ceiling
+    assert tight.kind == "neither"
+
+
+@pytest.mark.parametrize("by", labels.VIEWS)
+def test_views_leave_out_rows_alone_in_their_class_and_see_no_scale(by):
+    z, y = clusters(120, 6, 4, 2.0)
+    z, y = np.r_[z, z[:2]], np.r_[y, 77, 78]
+    found = label_information(z, y, by=by)
+    assert found.left_out == 2
+    assert found.ceiling == pytest.approx(math.log2(6))
+    assert label_information(1e30 * z, y, by=by).bits == pytest.approx(found.bits, abs=0.01)
+
+
+def test_many_classes_in_float32_are_what_they_are_in_float64(monkeypatch):
+    monkeypatch.setattr(labels, "MOST_CLASSES", 1)
+    z, y = clusters(400, 40, 16, 2.0)
+    wide = label_information(z, y)
+    monkeypatch.setattr(labels, "_MANY", 1)
+    assert label_information(z, y).bits == pytest.approx(wide.bits, abs=1e-4)

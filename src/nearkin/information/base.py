@@ -19,6 +19,7 @@ class Information:
     ceiling   what the information cannot exceed, bits; infinite where nothing is known
     kind      "lower" or "upper" (a bound of the true value, but for sampling error) or "neither"
     left_out  rows of the input that the estimate could not use
+    error     standard error of the estimate, bits; None where the interval was found otherwise
 
     Raises ValueError for numbers that contradict each other.
     """
@@ -29,6 +30,7 @@ class Information:
     ceiling: float = math.inf
     kind: str = "lower"
     left_out: int = 0
+    error: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -50,11 +52,54 @@ class Information:
             )
         if self.left_out < 0:
             raise ValueError(f"left_out counts rows, so it must be 0 or more, not {self.left_out}")
+        if self.error is not None and not 0 <= self.error < math.inf:
+            raise ValueError(f"a standard error must be 0 bits or more, not {self.error}")
+
+    @classmethod
+    def from_nats(
+        cls,
+        value: float,
+        error: float,
+        kind: str,
+        ceiling: float = math.inf,
+        left_out: int = 0,
+    ) -> Information:
+        """An estimate, its standard error and its ceiling in nats; the interval is normal, 1.96
+        standard errors to each side; that of a lower bound ends at the ceiling."""
+        bits, reach = value / math.log(2), 1.96 * error / math.log(2)
+        most = max(bits, ceiling / math.log(2)) if kind == "lower" else math.inf
+        return cls(
+            bits,
+            bits - reach,
+            min(bits + reach, most),
+            ceiling / math.log(2),
+            kind,
+            left_out,
+            error / math.log(2),
+        )
 
     @property
     def nats(self) -> float:
         """The estimate in nats: bits · ln 2."""
         return self.bits * math.log(2)
+
+    @property
+    def at_ceiling(self) -> bool:
+        """Whether the estimate is within a fifth of its ceiling: the truth may be far above it."""
+        return self.bits > 0.8 * self.ceiling
+
+    def to_dict(self) -> dict[str, float | str | int | None]:
+        """For JSON: every field but an infinite ceiling, which is null."""
+        ceiling = None if math.isinf(self.ceiling) else self.ceiling
+        return {
+            "bits": self.bits,
+            "low": self.low,
+            "high": self.high,
+            "error": self.error,
+            "ceiling": ceiling,
+            "kind": self.kind,
+            "left_out": self.left_out,
+        }
 
     def __repr__(self) -> str:
         of = "" if math.isinf(self.ceiling) else f" of {self.ceiling:.2f}"

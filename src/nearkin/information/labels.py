@@ -1,4 +1,5 @@
-"""How much embeddings tell about their labels, as measured by a probe; nothing to train with.
+"""How much embeddings tell about their labels: by a probe, by neighbors, by their spread; nothing
+to train with.
 
 I(Z;Y) = H(Y) - H(Y|Z) >= H(Y) - E[-log q(Y|Z)] for every predictor q that has not seen the row,
 because the cross-entropy exceeds H(Y|Z) by E KL(p(Y|Z) || q(Y|Z)) (Boudiaf et al. 2020, Lemma 2).
@@ -8,6 +9,7 @@ It is a lower bound only: classes in an XOR layout have 1 bit and a linear probe
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,20 +17,31 @@ import torch
 from torch import Tensor
 
 from nearkin.information.base import Information
-from nearkin.information.given import Rows, given_labels
+from nearkin.information.entropy import contraction
+from nearkin.information.given import BLOCK, Rows, given_labels
+from nearkin.information.nearest import by_class_neighbors
 from nearkin.information.probe import log_likelihoods
 
+VIEWS = ("probe", "neighbors", "generative")
 MOST_CLASSES = 1_000  # above it, logistic regression costs more than it tells
 TUNING_ROWS = 1_024  # rows that the temperature of class means is fitted on
 _ENTRIES = 1 << 22  # rows x classes held at a time
+_MANY = 1 << 26  # rows x classes above which float32 takes half the time
 
 
-def label_information(z: Any, labels: Any, seed: int = 0, folds: int = 5) -> Information:
-    """A lower bound of the mutual information of embeddings and labels, with its ceiling H(Y).
+def label_information(
+    z: Any, labels: Any, seed: int = 0, folds: int = 5, *, by: str = "probe"
+) -> Information:
+    """The mutual information of embeddings and labels in bits, with its ceiling H(Y).
 
     z       (N, D) numpy or torch, any float dtype; labels (N,) integers, texts or categories
-    seed    of the folds
+    seed    of the folds, and of the rows and pairs that are drawn
     folds   how often a probe is fitted on the rest and scored on a fold, at least 2
+    by      probe: a lower bound, H(Y) less the cross-entropy of a calibrated classifier on rows it
+            has not seen. neighbors: an estimate, no bound, by the rows within the distance to the
+            third neighbor of the class (Ross 2014); it also sees what is not linear. generative:
+            H(Z) - H(Z|Y) by mean log distances (Boudiaf et al. 2020, eq. 6, its factor put right),
+            a monitor of how classes contract: not consistent, and no amount of information
 
     Up to 1,000 classes the probe is a multinomial logistic regression on standardized features; its
     strength of regularization, temperature and share of the prior are fitted within the training
@@ -36,11 +49,17 @@ def label_information(z: Any, labels: Any, seed: int = 0, folds: int = 5) -> Inf
     own mean, with one temperature fitted on one half of the rows and used on the other. Rows of
     classes with a single row cannot be predicted and are left out (`left_out`). H(Y) is the plug-in
     entropy of the rows used. The interval is normal, 1.96 standard errors of the mean over classes
-    or over rows, whichever is larger; it does not say how far the probe is from the truth.
+    or over rows, whichever is larger; it does not say how far the probe is from the truth. Above
+    10,000 rows the other two are means over 10,000 of them, compared with all.
+
+    Never read information off a training loss instead: label smoothing, dropout and weight decay
+    change it.
 
     Raises ValueError for wrong shapes, NaN, multi-hot labels, fewer than two classes of two rows,
-    folds < 2; TypeError for other dtypes.
+    folds < 2, another `by`; TypeError for other dtypes and for labels that are floats.
     """
+    if by not in VIEWS:
+        raise ValueError(f"by must be one of {', '.join(VIEWS)}, not {by!r}")
     rows = z if isinstance(z, Rows) else Rows(z)
     coded = given_labels(labels, len(rows))
     if coded.hot is not None:
@@ -57,6 +76,18 @@ def label_information(z: Any, labels: Any, seed: int = 0, folds: int = 5) -> Inf
             f"label information needs at least two classes of two rows or more, but there are "
             f"{len(present)} such classes among {len(rows)} rows"
         )
+    if by == "neighbors":
+        found = by_class_neighbors(
+            _scaled(rows, used), torch.from_numpy(y), seed=seed, error=_error
+        )
+        return replace(found, left_out=len(rows) - len(used))
+    if by == "generative":
+        each, classes = contraction(_scaled(rows, used), torch.from_numpy(y), seed)
+        # A pair moves the mean of its two rows: the spread counts twice.
+        error = 2 * _error(each, classes)
+        ceiling = _entropy(np.bincount(y))
+        left_out = len(rows) - len(used)
+        return Information.from_nats(float(each.mean()), error, "neither", ceiling, left_out)
     if len(present) <= MOST_CLASSES:
         log_q = log_likelihoods(_standardized(rows, used), y, folds, seed)
     else:
@@ -65,17 +96,38 @@ def label_information(z: Any, labels: Any, seed: int = 0, folds: int = 5) -> Inf
 
 
 def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:
-    """H(Y) + mean log q, in bits; log_q (N,) in nats."""
+    """H(Y) + mean log q; log_q (N,) in nats."""
     sizes = np.bincount(y)
-    gain = (log_q - np.log(sizes / len(y))[y]) / math.log(2)
-    error = gain - gain.mean()
-    classes = len(sizes)
-    by_row = error.std(ddof=1) / math.sqrt(len(y))
-    by_class = math.sqrt((np.bincount(y, error) ** 2).sum() * classes / (classes - 1)) / len(y)
-    bits, reach = float(gain.mean()), 1.96 * float(max(by_row, by_class))
-    ceiling = float(-(sizes / len(y) * np.log2(sizes / len(y))).sum())
-    high = max(bits, min(bits + reach, ceiling))
-    return Information(bits, bits - reach, high, ceiling, "lower", left_out)
+    gain = torch.from_numpy(log_q - np.log(sizes / len(y))[y])
+    error = _error(gain, torch.from_numpy(y))
+    return Information.from_nats(float(gain.mean()), error, "lower", _entropy(sizes), left_out)
+
+
+def _entropy(sizes: np.ndarray) -> float:
+    """H(Y) in nats of classes of these sizes."""
+    share = sizes / sizes.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+def _error(each: Tensor, y: Tensor) -> float:
+    """Standard error of the mean of values (N,) of rows of the classes y (N,): that over rows or
+    that over classes, whichever is larger, as the rows of a class are alike."""
+    off = each - each.mean()
+    by_row = float(each.std()) / math.sqrt(len(each))
+    sums = torch.zeros(int(y.max()) + 1, dtype=each.dtype).index_add_(0, y, off)
+    classes = len(y.unique())
+    by_class = math.sqrt(float(sums.square().sum()) * classes / max(classes - 1, 1)) / len(each)
+    return max(by_row, by_class)
+
+
+def _scaled(rows: Rows, used: np.ndarray) -> Tensor:
+    """(N, D) float32: the rows used over the largest entry, so that no square overflows."""
+    scale, index = rows.largest or 1.0, torch.from_numpy(used)
+    out = torch.empty(len(used), rows.dim)
+    for start in range(0, len(used), BLOCK):
+        part = slice(start, start + BLOCK)
+        out[part] = (rows.block(index[part]) / scale).cpu()
+    return out
 
 
 def _standardized(rows: Rows, used: np.ndarray) -> np.ndarray:
@@ -109,7 +161,7 @@ def class_mean_log_likelihoods(
     """(N,) log q(y|z) in nats of q ∝ n_c exp(-β |z - mean of c without the row|²).
 
     β is fitted on up to 1,024 rows of one half and scores the other half, both ways. Time N x C x
-    D.
+    D; above 2²⁶ pairs of a row and a class the products are in float32.
     """
     index, label = torch.from_numpy(used), torch.from_numpy(y)
     sizes = torch.bincount(label).double()
@@ -120,31 +172,33 @@ def class_mean_log_likelihoods(
     centers /= sizes[:, None]
     middle = centers.mean(0)
     centers -= middle
+    wide = torch.float32 if len(index) * len(sizes) > _MANY else torch.float64
+    turned, squares = centers.T.to(wide), centers.square().sum(1).to(wide)
 
     def distances(at: Tensor) -> Tensor:
         """(B, C) squared distances of the rows at places `at` to the means without themselves."""
         x = rows.block(index[at]).cpu() / scale - middle
-        squared = x.square().sum(1)[:, None] + centers.square().sum(1) - 2 * (x @ centers.T)
+        squared = torch.addmm(squares, x.to(wide), turned, alpha=-2)
+        squared += x.square().sum(1)[:, None]
         own, n = label[at], sizes[label[at]]
-        squared[torch.arange(len(at)), own] = (x - centers[own]).square().sum(1) * (
-            n / (n - 1)
-        ) ** 2
+        alone = (x - centers[own]).square().sum(1) * (n / (n - 1)) ** 2
+        squared[torch.arange(len(at)), own] = alone.to(wide)
         return squared.clamp_min_(0)
 
     generator = torch.Generator().manual_seed(seed)
     halves = torch.randperm(len(index), generator=generator).tensor_split(2)
     log_q = torch.empty(len(index), dtype=torch.float64)
-    at_once = max(1, _ENTRIES // len(sizes))
+    at_once, log_sizes = max(1, _ENTRIES // len(sizes)), sizes.log().to(wide)
     for fitted, scored in (halves, halves[::-1]):
         tuning = fitted[: min(TUNING_ROWS, 4 * at_once)]
-        beta = _inverse_temperature(distances(tuning), label[tuning], sizes.log())
+        beta = _inverse_temperature(distances(tuning), label[tuning], log_sizes)
         for at in scored.split(at_once):
-            log_q[at] = _log_softmax_at(distances(at), label[at], sizes.log(), beta)
+            log_q[at] = _log_softmax_at(distances(at), label[at], log_sizes, beta).double()
     return log_q.numpy()
 
 
 def _log_softmax_at(squared: Tensor, label: Tensor, log_sizes: Tensor, beta: float) -> Tensor:
-    logits = log_sizes - beta * squared
+    logits = torch.add(log_sizes, squared, alpha=-beta)
     return logits.gather(1, label[:, None])[:, 0] - logits.logsumexp(1)
 
 

@@ -1,0 +1,110 @@
+"""Trains what an estimator needs on one part of the samples, keeps the best by a second part; the
+estimate is read off a third, which neither has seen."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+CHECKS, PATIENCE = 25, 6  # looks at the second part, and how many without a better one end it
+STEEPEST = 1.0  # norm of a gradient; exponential bounds throw far longer ones
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three parts of N pairs, as float32 (n, Dx) and (n, Dy)."""
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+
+
+def split(x: Tensor, y: Tensor, generator: torch.Generator, held_out: float = 0.4) -> Split:
+    """Parts drawn at random: the held-out share, a fifth of the rest for validation, the rest.
+
+    Raises ValueError for fewer than 40 pairs and for a share that is not between 0 and 1.
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is a share, between 0 and 1, not {held_out}")
+    if len(x) < 40:
+        raise ValueError(
+            f"an estimator that is trained needs 40 pairs or more, not {len(x)}; use 'ksg' or 'cca'"
+        )
+    order = torch.randperm(len(x), generator=generator)
+    last = max(8, round(held_out * len(x)))
+    middle = max(8, (len(x) - last) // 5)
+    parts = order.split([len(x) - last - middle, middle, last])
+    return Split(*((x[rows].float(), y[rows].float()) for rows in parts))
+
+
+def batches(
+    pairs: tuple[Tensor, Tensor], size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches without replacement within a pass; smaller sets come whole."""
+    x, y = pairs
+    while True:
+        order = torch.randperm(len(x), generator=generator)
+        for rows in order.split(size):
+            if len(rows) == size or len(x) < size:
+                yield x[rows], y[rows]
+
+
+def train(
+    module: nn.Module,
+    loss: Loss,
+    drawn: Iterator[tuple[Tensor, Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    check: Callable[[], float] | None = None,
+) -> nn.Module:
+    """Minimize loss(x, y) over the module's parameters by Adam, its rate falling by a cosine and
+    gradients cut at length 1. With `check`, which is asked every few steps, the state where it was
+    least is kept, and training ends when it no longer falls.
+
+    Raises ValueError for steps < 1, and where no check was finite.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, not {steps}")
+    optimizer = torch.optim.Adam(module.parameters(), lr=rate)
+    best, kept, waited = float("inf"), copy.deepcopy(module.state_dict()), 0
+    every = max(1, steps // CHECKS)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss(*next(drawn)).backward()
+        length = nn.utils.clip_grad_norm_(module.parameters(), STEEPEST)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        if bool(length.isfinite()):  # else clipping has made NaN of it
+            optimizer.step()
+        if check is None or step % every:
+            continue
+        with torch.no_grad():
+            now = check()
+        if now < best:
+            best, kept, waited = now, copy.deepcopy(module.state_dict()), 0
+        else:
+            waited += 1
+            if waited == PATIENCE:
+                break
+    if check is not None:
+        if not math.isfinite(best):
+            raise ValueError(
+                f"training diverged: its loss on the validation part was never finite; lower rate, "
+                f"now {rate:g}"
+            )
+        module.load_state_dict(kept)
+    return module
+
+
+def seeded(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """Build a module with weights by the generator, the global state of randomness untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        return make()
