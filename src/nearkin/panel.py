@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,10 @@ def measured(z: Tensor, label: Tensor, classes: int, seed: int) -> dict[str, Any
             found[name], missing[name] = None, str(error)
 
     note("information", lambda: _bits(z, label, seed))
-    pairs = sphere(z, label)
-    note("jsd", lambda: pairs.pair_divergence)
-    note("alignment", lambda: pairs.alignment)
-    note("uniformity", lambda: pairs.uniformity)
+    pairs = cache(partial(sphere, z, label))
+    note("jsd", lambda: pairs().pair_divergence)
+    note("alignment", lambda: pairs().alignment)
+    note("uniformity", lambda: pairs().uniformity)
     note("cosine_mean", lambda: mean_cosine(z))
     note("effective_rank", lambda: effective_rank(z))
     note("simplex_distance", lambda: simplex_distance(z, label, classes))
