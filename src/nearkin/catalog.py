@@ -82,6 +82,7 @@ _ALL = (
     Kind("encoder", "nearkin.encoders", "encoders", base="nearkin.encoders.base:Encoder"),
     Kind("sampler", "nearkin.sample", "samplers", base="nearkin.sample:Sampler"),
     Kind("objective", "nearkin.objectives", "objectives", base="nearkin.objectives.base:Objective"),
+    Kind("critic", "nearkin.objectives.critics", "critics", base="nearkin.objectives.base:Critic"),
     Kind("method", "nearkin.methods", "methods", base="nearkin.methods.base:Method"),
     Kind("compare", "nearkin.compare", "compares", "comparison", base="nearkin.compare:Compare"),
     Kind("mining", "nearkin.mining", "mining", returns=_PAIRS, first=_PAIRS, waits=True),

@@ -136,7 +136,7 @@ def measured(z: Tensor, label: Tensor, classes: int, seed: int) -> dict[str, Any
     cosine_mean        mean cosine of pairs
     effective_rank     1 to min(N, D)
     simplex_distance   of the class means from a simplex of `classes` corners, 0 to √2
-    simplex_least      what N classes in D dimensions allow at best
+    simplex_least      what it is where `classes` lie as evenly as D dimensions allow
 
     What cannot be measured is None, with the reason under `missing`. Rows that are not finite give
     `problem` alone.

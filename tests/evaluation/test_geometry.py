@@ -2,6 +2,7 @@
 ones."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -147,7 +148,8 @@ def test_the_distance_is_that_of_the_gram_matrices_and_never_below_the_least(see
     expected = np.linalg.norm(gram / np.linalg.norm(gram) - target / np.linalg.norm(target))
     said = simplex_distance(z, label, classes=corners)
     assert said == pytest.approx(expected, abs=1e-5)
-    assert least_simplex_distance(k, dim, corners) - 1e-6 <= said <= math.sqrt(2) + 1e-6
+    least = least_simplex_distance(k, dim) if not more else 0
+    assert least - 1e-6 <= said <= math.sqrt(2) + 1e-6
 
 
 def test_the_least_distance_is_reached_by_the_largest_directions_of_the_simplex():
@@ -157,6 +159,19 @@ def test_the_least_distance_is_reached_by_the_largest_directions_of_the_simplex(
     gram = best @ best.T
     expected = np.linalg.norm(gram / np.linalg.norm(gram) - corners / np.linalg.norm(corners))
     assert least_simplex_distance(6, 3) == pytest.approx(expected)
+
+
+def test_some_classes_of_an_even_frame_are_at_the_least_distance_on_average():
+    # A harmonic frame: 11 unit rows in 4 dimensions, their sum 0, as even as it goes.
+    turn = 2 * np.pi * np.arange(11) / 11
+    frame = np.stack([np.cos(turn), np.sin(turn), np.cos(3 * turn), np.sin(3 * turn)], 1) / 2**0.5
+    whole = simplex_distance(frame, np.arange(11))
+    assert whole == pytest.approx(least_simplex_distance(11, 4), abs=1e-6)
+    some = [
+        simplex_distance(frame[list(rows)], np.arange(5), classes=11) ** 2
+        for rows in combinations(range(11), 5)
+    ]
+    assert np.mean(some) == pytest.approx(least_simplex_distance(5, 4, 11) ** 2, rel=0.05)
 
 
 def test_a_collapsed_embedding_is_told_by_all_of_them():

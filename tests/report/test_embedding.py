@@ -48,7 +48,7 @@ def test_bits_have_their_interval_and_their_ceilings():
 def test_what_the_dimensions_allow_is_drawn_where_no_simplex_fits():
     lines = [{**line, "simplex_least": 0.3} if "jsd" in line else line for line in log()]
     names = [curve.name for curve in by_title(panel_plots(lines))[TITLES[-1]].curves]
-    assert names[1] == "least possible, held out"
+    assert names[1] == "most even, held out"
 
 
 def test_a_run_that_holds_nothing_out_says_so_at_every_plot():
@@ -65,7 +65,9 @@ def test_what_was_not_measured_has_no_plot():
 
 
 def test_the_rows_are_said():
-    assert rows_of_panel(log()) == "256 of 5,120 training rows and 400 of 900 validation rows."
+    said = rows_of_panel(log())
+    assert said.startswith("256 of 5,120 training rows and 400 of 900 validation rows. Classes of")
+    assert rows_of_panel(without("validation")).endswith("validation rows.")
     assert rows_of_panel([{"event": "start"}]) == ""
 
 

@@ -169,19 +169,25 @@ def simplex_distance(z: Any, labels: Any, classes: int | None = None) -> float:
 
 
 def least_simplex_distance(present: int, dim: int, classes: int | None = None) -> float:
-    """The smallest `simplex_distance` that means of `present` classes in `dim` dimensions can have.
+    """The `simplex_distance` of means that lie as evenly as `dim` dimensions allow (Welch 1974), 0
+    to √2.
 
-    classes   corners of the simplex; by default those present
+    present   classes that are looked at, k
+    dim       D of the embedding
+    classes   all that share the space, K; by default those present
 
-    0 where `dim` is at least the number of classes less one; above it no simplex fits in. Raises
-    ValueError for fewer than two classes, and for `dim` below 1.
+    With K - 1 dimensions or more a simplex fits in, and it is 0. With fewer, the cosines cannot all
+    be -1/(K - 1): their mean square is at least (K - D)/(D (K - 1)). Of all classes it is the
+    smallest distance that there is; of some of them what they have on the average over the choice,
+    where all lie so. Raises ValueError for fewer than two classes, and for `dim` below 1.
     """
     if dim < 1:
         raise ValueError(f"an embedding has at least 1 dimension, not {dim}")
     corners = _corners(present, classes)
-    # Eigenvalues of (K - 1)·S: K for k - 1 directions, K - k for the last one.
-    largest = corners**2 * min(dim, present - 1) + (corners - present) ** 2 * (dim >= present)
-    return math.sqrt(max(0.0, 2 - 2 * math.sqrt(largest / _squares(present, corners))))
+    wanted = 1 / (corners - 1) ** 2  # mean square of the cosines of the simplex
+    given = max(wanted, (corners - dim) / (dim * (corners - 1)))
+    cosine = math.sqrt((1 + (present - 1) * wanted) / (1 + (present - 1) * given))
+    return math.sqrt(max(0.0, 2 - 2 * cosine))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""Objective: what the encoder minimizes, and in whose turns. The members stand in the files
-beside."""
+"""Objective: what the encoder minimizes, and in whose turns; Critic: what scores pairs in its
+stead. The members stand in the files beside."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from nearkin.core import Batch, Terms, Turn
+from nearkin.core import Batch, Comparison, Terms, Turn
 
 
 class Objective(nn.Module):
@@ -56,6 +57,20 @@ class Objective(nn.Module):
         if terms is not None:
             yield Turn(terms, learns=("encoder", *self.joint()))
         self.after(detached, batch)
+
+
+class Critic(nn.Module):
+    """Scores pairs of a comparison in place of their similarity: the f of a variational bound.
+
+    `reads_similarity` says whether it sees a pair by its similarity alone; otherwise it sees the
+    rows, as they are compared.
+    """
+
+    reads_similarity: ClassVar[bool] = False
+
+    def forward(self, c: Comparison) -> Tensor:
+        """(A, R) scores, larger for pairs that belong together."""
+        raise TypeError(f"{type(self).__name__} says no forward; a Critic must return scores")
 
 
 def pull_and_push(

@@ -48,10 +48,10 @@ _RANK = _Shown(
 _SIMPLEX = _Shown(
     "Distance from the simplex",
     "Of the class means: 0 where all are equally far from one another and as far as can be, 1.41 "
-    "where all are one point. The classes trained on are drawn there.",
+    "where all are one point. Dotted: as even as so many classes lie in so few dimensions.",
     ("simplex_distance",),
     ("simplex_least",),
-    "least possible",
+    "most even",
 )
 _ALL = (
     _BITS,
@@ -98,9 +98,7 @@ def overlaid_panels(logs: Mapping[str, _Lines]) -> list[Plot]:
         found = [curve for curve in curves if len(curve.x) > 1]
         where = _FLATTERING if none else ""
         title = "Bits of rows held out" if shown is _BITS and not none else shown.title
-        note = shown.note.replace(" Dotted: all there is to tell.", "").replace(
-            ", with its interval", ""
-        )
+        note = _without_bound(shown).replace(", with its interval", "")
         plots.append(plot(title, note + where, found, "step"))
     return [drawn for drawn in plots if drawn is not None]
 
@@ -108,7 +106,8 @@ def overlaid_panels(logs: Mapping[str, _Lines]) -> list[Plot]:
 def rows_of_panel(log: _Lines) -> str:
     """Which rows the panel looked at, in a sentence; empty where the log does not say."""
     said = [line["panel"] for line in log if line.get("event") == "start" and "panel" in line]
-    return f"{said[-1]}." if said else ""
+    held = " Classes of the validation rows are neither trained on nor tested."
+    return f"{said[-1]}.{held if _lines_of(log, 'validation') else ''}" if said else ""
 
 
 def _lines_of(log: _Lines, of: str) -> list[Mapping[str, Any]]:
@@ -126,8 +125,13 @@ def _drawn(shown: _Shown, held: _Lines, trained: _Lines) -> Plot | None:
         bound = curve_of(f"{shown.bound_name}, {name}", lines, "step", shown.bound, 0)
         if shown.bound and np.any(bound.y > 0):
             curves.append(replace(bound, color=GRAY if name == "held out" else color, dash="dot"))
-    where = "" if any(len(curve.x) for curve in curves[:1]) else _FLATTERING
-    return plot(shown.title, shown.note + where, curves, "step")
+    note = shown.note if any(c.dash == "dot" for c in curves) else _without_bound(shown)
+    where = "" if len(curves[0].x) else _FLATTERING
+    return plot(shown.title, note + where, curves, "step")
+
+
+def _without_bound(shown: _Shown) -> str:
+    return shown.note.split(" Dotted:")[0]
 
 
 def _with_interval(curve: Curve, lines: _Lines) -> Curve:
