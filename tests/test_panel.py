@@ -109,16 +109,16 @@ def drawn(steps, epochs, validation=None):
     return [record["step"] for record in loop.records]
 
 
-def test_a_panel_is_drawn_before_training_after_the_first_epoch_every_50_steps_and_last():
+def test_a_panel_is_drawn_before_training_after_the_first_epoch_every_100_steps_and_last():
     assert drawn(steps=108, epochs=3) == [0, 108, 216, 324]
-    assert drawn(steps=15, epochs=9) == [0, 15, 75, 135]
-    assert drawn(steps=10, epochs=8) == [0, 10, 60, 80]
+    assert drawn(steps=30, epochs=9) == [0, 30, 150, 270]
+    assert drawn(steps=20, epochs=8) == [0, 20, 120, 160]
     assert drawn(steps=2, epochs=1) == [0, 2]
 
 
 def test_a_resumed_run_has_its_first_panel_already():
     loop = Steps()
-    loop.state.step, loop.state.notes["panel"] = 70, 60
+    loop.state.step, loop.state.notes["panel"] = 170, 60
     panel(table([0, 0, 1, 1], torch.eye(4))).start(loop)
     assert loop.records == []
 
@@ -131,7 +131,7 @@ def test_rows_that_are_embedded_already_are_not_embedded_again():
     loop = Steps()
     each.start(loop)
     assert asked == [4, ROWS]
-    loop.state.step = 50
+    loop.state.step = 100
     each.follow(loop, 0, validation.inputs)
     assert asked == [4, ROWS, 4]
     kept = ("event", "step", "epoch", "seconds")
@@ -181,7 +181,7 @@ def test_what_cannot_be_measured_is_none_with_its_reason():
 # Warnings
 
 
-def after(z, label, step=50):
+def after(z, label, step=100):
     loop = Steps()
     each = panel(table(label, z))
     each.start(loop)
@@ -194,7 +194,7 @@ def after(z, label, step=50):
 
 def test_a_collapse_is_said_once_and_not_of_an_encoder_that_has_not_learned():
     alike = torch.ones(8, 3) + 1e-4 * torch.eye(8, 3)
-    with pytest.warns(UserWarning, match="training rows have collapsed: after step 50") as heard:
+    with pytest.warns(UserWarning, match="training rows have collapsed: after step 100") as heard:
         after(alike, torch.arange(8) % 2)
     assert len(heard) == 1
 

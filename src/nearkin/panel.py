@@ -29,7 +29,7 @@ from nearkin.runtime import rank
 ROWS = 1_000  # of each split at most
 PER_CLASS = 20  # of a class, unless there are so few classes that the rows would not be filled
 SHARE, FEWEST = 20, 256  # training rows: a twentieth of them, or so many
-EVERY = 50  # steps from one panel to the next, at least
+EVERY = 100  # steps from one panel to the next, at least
 
 Embed = Callable[[Table], Tensor]
 
@@ -76,7 +76,7 @@ class Panel:
             self._draw(loop, None, None)
 
     def follow(self, loop: Loop, epoch: int, validation: Tensor | None = None) -> None:
-        """The panel at the end of an epoch: of the first, of the last, and where 50 steps have
+        """The panel at the end of an epoch: of the first, of the last, and where 100 steps have
         passed since the one before.
 
         validation   (N, D) embeddings of the whole validation split where they are there already
