@@ -164,8 +164,8 @@ def test_a_name_that_is_no_text_makes_no_member(shop, tmp_path):
 def test_the_table_names_the_kinds_of_a_recipe_once():
     plurals = [kind.plural for kind in catalog.KINDS.values()]
     assert len(set(plurals)) == len(plurals)
-    keys = ["recipe", "data", "encoder", "sampler", "objective", "method", "compare", "mining"]
-    more = ["loss", "optimizer", "schedule", "augmentation", "crop", "metric"]
+    keys = ["recipe", "data", "encoder", "sampler", "objective", "critic", "method"]
+    more = ["compare", "mining", "loss", "optimizer", "schedule", "augmentation", "crop", "metric"]
     assert catalog.kinds() == [*keys, *more]
     waiting = {kind.name for kind in catalog.KINDS.values() if kind.waits}
     assert waiting == {"loss", "mining", "optimizer", "schedule", "augmentation", "crop"}

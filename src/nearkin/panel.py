@@ -106,8 +106,9 @@ class Panel:
             self._check(found, of, state.step)
 
     def _check(self, found: Mapping[str, Any], of: str, step: int) -> None:
-        """Warn once of rows that lie on one line or hold NaN, after training has begun."""
-        if self._said or step == 0:
+        """Warn once of rows that lie on one line or hold NaN."""
+        # Untrained encoders often begin near a line, and a few steps do not take them off it.
+        if self._said or step < EVERY:
             return
         if "problem" in found:
             said = f"the panel could not be drawn after step {step}: {found['problem']}"
