@@ -164,9 +164,9 @@ def test_a_name_that_is_no_text_makes_no_member(shop, tmp_path):
 def test_the_table_names_the_kinds_of_a_recipe_once():
     plurals = [kind.plural for kind in catalog.KINDS.values()]
     assert len(set(plurals)) == len(plurals)
-    keys = ["recipe", "data", "encoder", "sampler", "objective", "method", "compare", "mining"]
-    more = ["loss", "optimizer", "schedule", "augmentation", "crop", "metric", "estimator"]
-    assert list(catalog.KINDS) == [*keys, *more]
+    keys = ["recipe", "data", "encoder", "sampler", "objective", "critic", "method", "compare"]
+    more = ["mining", "loss", "optimizer", "schedule", "augmentation", "crop", "metric"]
+    assert list(catalog.KINDS) == [*keys, *more, "estimator"]
     waiting = {kind.name for kind in catalog.KINDS.values() if kind.waits}
     assert waiting == {
         *("loss", "mining", "optimizer", "schedule", "augmentation", "crop", "estimator")

@@ -20,7 +20,8 @@ from nearkin.compare import (
     unit,
 )
 from nearkin.core import Batch
-from nearkin.losses.pairwise import infonce
+from nearkin.losses.bounds import jsd
+from nearkin.losses.pairwise import infonce, supcon
 
 
 def labelled(label):
@@ -334,3 +335,26 @@ def test_multi_hot_rows_meet_the_columns_of_their_classes():
 
 def test_no_rows_need_no_columns():
     assert classes_of(torch.zeros(0, dtype=torch.int64), torch.arange(2)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("loss", [infonce, jsd, supcon])
+def test_both_views_asking_is_the_mean_of_both_directions(loss):
+    z, _ = random_batch([0] * 10)
+    order = torch.tensor([3, 1, 4, 0, 2, 2, 0, 3, 1, 4])
+    batch = Batch(None, view=torch.arange(10) % 2, pair=order[torch.arange(10) // 2 * 2])
+    said = {
+        anchors: loss(AcrossViews("cosine", anchors)(z, batch))
+        for anchors in ("first", "second", "both")
+    }
+    for part in ("tightness", "contrast"):
+        one, other = getattr(said["first"], part), getattr(said["second"], part)
+        torch.testing.assert_close(getattr(said["both"], part), (one + other) / 2)
+
+
+def test_where_both_views_ask_no_row_meets_its_own_view():
+    z, _ = random_batch([0] * 6)
+    batch = Batch(None, view=torch.tensor([0, 1, 0, 1, 0, 1]), pair=torch.arange(6) // 2)
+    c = AcrossViews("cosine", "both")(z, batch)
+    assert torch.equal(c.compared, batch["view"][:, None] != batch["view"])
+    assert c.same.sum() == 6
+    assert c.different.sum() == 12

@@ -56,6 +56,7 @@ LAYERS = {
     "report": 6,
     "run_folder": 6,
     "measure": 6,
+    "panel": 6,
     "console": 6,
     "model": 6,
     "assemble": 6,

@@ -4,13 +4,16 @@ import copy
 import importlib
 
 import layouts
+import numpy as np
 import pytest
 import tiny_runs
+import torch
 
 from nearkin import cli
 from nearkin.catalog import recipe_files
 from nearkin.config import build_train, complete, load_recipe, resolve
 from nearkin.console import Reporter
+from nearkin.data.base import Splits, Table
 from nearkin.run import train
 
 PAPERS = ("cub", "cars", "sop", "inshop")
@@ -138,3 +141,48 @@ def test_a_set_that_is_not_there_is_told_in_a_sentence(name, capsys, cache, tmp_
     assert stop.value.code == 2
     assert f"nearkin data prepare {name}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def drawn(classes, first, per_class=16):
+    """Pictures of random patterns, one a class, with noise."""
+    random = np.random.default_rng(first)
+    label = np.repeat(np.arange(classes), per_class)
+    patterns = random.uniform(0, 200, (classes, 1, 12, 12))
+    pixels = patterns[label] + random.uniform(0, 55, (len(label), 1, 12, 12))
+    return Table(
+        torch.from_numpy(pixels.astype(np.uint8)),
+        torch.from_numpy(label),
+        tuple(f"class {first + each}" for each in range(classes)),
+        tuple(f"{first}/{row}" for row in range(len(label))),
+    )
+
+
+def test_cross_entropy_beside_a_bound_between_embeddings_and_labels_takes_its_steps(tmp_path):
+    data = Splits(drawn(8, 0), drawn(4, 100), drawn(4, 200), {"image_size": 12, "channels": 1})
+    changes = {"sampler.uniform.batch": 64, "train.epochs": 1, "evaluate": ["recall@1"]}
+    out = tmp_path / "run"
+    train("glyphs_joint", set=changes, data=data, out=out, reporter=Reporter(None))
+    (step,) = tiny_runs.lines(out, "step")
+    terms = step["terms"]
+    assert step["learns"] == ["encoder", "classes.objective", "labels.objective", "labels.critic"]
+    assert terms["total"] == pytest.approx(terms["classes.total"] + terms["labels.total"])
+    assert terms["tightness"] == pytest.approx(
+        terms["classes.tightness"] + terms["labels.tightness"]
+    )
+    assert step["pull"] > 0
+    assert step["labels.bound_bits"] <= step["labels.bound_ceiling"] == 1
+    assert set(step["rates"]) == set(step["learns"])
+    (last,) = (r for r in tiny_runs.lines(out, "panel") if r["of"] == "validation" and r["step"])
+    assert last["step"] == 2
+
+
+def test_a_bound_between_two_views_takes_its_steps(tmp_path):
+    out = tmp_path / "run"
+    changes = {"sampler.paired.pairs": 480, "train.epochs": 1}
+    train("halves_bound", set=changes, out=out, reporter=Reporter(None))
+    (step,) = tiny_runs.lines(out, "step")
+    assert step["learns"] == ["encoder", "objective", "critic"]
+    assert step["bound_bits"] <= step["bound_ceiling"] == pytest.approx(np.log2(480))
+    held = [r for r in tiny_runs.lines(out, "panel") if r["of"] == "validation"]
+    assert [r["step"] for r in held] == [0, 2]
+    assert held[1]["uniformity"] != held[0]["uniformity"]

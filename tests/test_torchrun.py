@@ -92,6 +92,11 @@ def test_two_processes_measure_what_one_measures_and_one_of_them_writes(tmp_path
     assert [r["step"] for r in steps[0]] == [r["step"] for r in steps[1]]
     for a, b in zip(*steps, strict=True):
         assert b["terms"] == pytest.approx(a["terms"], abs=1e-3)
+    panels = [tiny_runs.lines(tmp_path / name, "panel") for name in ("one", "two")]
+    assert [(r["of"], r["step"]) for r in panels[0]] == [(r["of"], r["step"]) for r in panels[1]]
+    for a, b in zip(*panels, strict=True):
+        # A cosine in its last digit may change its bin.
+        assert dict(numbers(b)) == pytest.approx(dict(numbers(a)), abs=1e-2)
 
 
 def wait_for(state, step):

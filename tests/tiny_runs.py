@@ -76,6 +76,6 @@ def assert_identical(one: Path, two: Path) -> None:
         assert a.files == b.files
         for key in a.files:
             assert np.array_equal(a[key], b[key]), key
-    for events in (("step",), ("epoch",), ("start", "distances")):
+    for events in (("step",), ("epoch",), ("panel",), ("start", "distances")):
         assert lines(one, *events) == lines(two, *events)
     assert (one / "model" / "model.json").read_text() == (two / "model" / "model.json").read_text()

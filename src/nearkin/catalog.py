@@ -72,22 +72,22 @@ class Kind:
         return self.noun or self.name
 
 
-_PAIRS, _TERMS = "nearkin.core:Comparison", "nearkin.core:Terms"
 _TENSOR, _AUGMENT, _CROP = "torch:Tensor", "nearkin.augment", "nearkin.crops:Crop"
 _INFORMATION = "nearkin.information"
-_OPTIMIZER, _SPLITS = "torch.optim:Optimizer", "nearkin.data.base:Splits"
+_PAIRS, _TERMS, _OPTIM = "nearkin.core:Comparison", "nearkin.core:Terms", "torch.optim:Optimizer"
 
 _ALL = (
     Kind("recipe", "nearkin.recipes", "recipes"),
-    Kind("data", "nearkin.data", "datasets", "data set", returns=_SPLITS),
+    Kind("data", "nearkin.data", "datasets", "data set", returns="nearkin.data.base:Splits"),
     Kind("encoder", "nearkin.encoders", "encoders", base="nearkin.encoders.base:Encoder"),
     Kind("sampler", "nearkin.sample", "samplers", base="nearkin.sample:Sampler"),
     Kind("objective", "nearkin.objectives", "objectives", base="nearkin.objectives.base:Objective"),
+    Kind("critic", "nearkin.objectives.critics", "critics", base="nearkin.objectives.base:Critic"),
     Kind("method", "nearkin.methods", "methods", base="nearkin.methods.base:Method"),
     Kind("compare", "nearkin.compare", "compares", "comparison", base="nearkin.compare:Compare"),
     Kind("mining", "nearkin.mining", "mining", returns=_PAIRS, first=_PAIRS, waits=True),
     Kind("loss", "nearkin.losses", "losses", returns=_TERMS, first=_PAIRS, waits=True),
-    Kind("optimizer", "nearkin.optimizers", "optimizers", "", "", _OPTIMIZER, "parameters", True),
+    Kind("optimizer", "nearkin.optimizers", "optimizers", "", "", _OPTIM, "parameters", True),
     Kind("schedule", "nearkin.schedules", "schedules", "", "", Schedule, "total", True, _OF_TOTAL),
     Kind(
         *("augmentation", _AUGMENT, "augmentations", "", "", _TENSOR, "pictures", True),

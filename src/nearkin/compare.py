@@ -115,7 +115,11 @@ class InBatch(Compare):
 
 
 class AcrossViews(Compare):
-    """Rows of view 0 against rows of view 1; the two rows of one `pair` are the positives.
+    """Rows of one view against rows of the other; the two rows of one `pair` are the positives.
+
+    anchors   which view asks: first (view 0 against view 1), second, or both, each against the
+              other. A loss over anchors is then the mean of both directions, as in CLIP (Radford et
+              al. 2021); it costs four times the similarities
 
     Two augmented views, two modalities and two sentences are alike here. Columns: view (0 or 1),
     pair.
@@ -124,17 +128,36 @@ class AcrossViews(Compare):
     name: ClassVar[str] = "across_views"
     needs = ("view", "pair")
 
-    def __init__(self, closeness: Closeness | None = None):
+    def __init__(
+        self,
+        closeness: Closeness | None = None,
+        anchors: Literal["first", "second", "both"] = "first",
+    ):
         super().__init__(closeness)
+        if anchors not in ("first", "second", "both"):
+            raise ValueError(f"anchors must be first, second or both, not {anchors!r}")
+        self.anchors = anchors
 
     def forward(self, z: Tensor, batch: Batch) -> Comparison:
-        """A rows of view 0 against R rows of view 1."""
+        """A rows of the view that asks against R rows of the other; all against all, only across
+        views, where both ask."""
         first, second = batch["view"] == 0, batch["view"] == 1
         if not bool((first | second).all()):
             raise ValueError(
                 "column 'view' must hold 0 and 1 only; across_views compares two views"
             )
         rows, pair = self.as_compared(z), batch["pair"]
+        if self.anchors == "both":
+            return self.made(
+                anchor_label=pair,
+                reference_label=pair,
+                anchors=rows,
+                references=rows,
+                oneself=torch.arange(len(z), device=z.device),
+                allowed=first[:, None] == second,
+            )
+        if self.anchors == "second":
+            first, second = second, first
         return self.made(
             anchor_label=pair[first],
             reference_label=pair[second],

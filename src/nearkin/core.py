@@ -70,12 +70,14 @@ class Terms:
     tensor.
 
     `tightness` gathers each class, `contrast` spreads the classes; what couples the two stands in
-    `other`.
+    `other`. `parts` says what a sum was added from, by name, each with its weight: it is in the
+    three already.
     """
 
     tightness: Tensor = field(default_factory=lambda: torch.zeros(()))
     contrast: Tensor = field(default_factory=lambda: torch.zeros(()))
     other: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Terms] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> Tensor:
@@ -83,24 +85,33 @@ class Terms:
         return sum(self.other.values(), self.tightness + self.contrast)
 
     def __add__(self, more: Terms) -> Terms:
-        other = dict(self.other)
+        other, parts = dict(self.other), dict(self.parts)
         for key, value in more.other.items():
             other[key] = other[key] + value if key in other else value
-        return Terms(self.tightness + more.tightness, self.contrast + more.contrast, other)
+        for key, part in more.parts.items():
+            parts[key] = parts[key] + part if key in parts else part
+        tightness, contrast = self.tightness + more.tightness, self.contrast + more.contrast
+        return Terms(tightness, contrast, other, parts)
 
     def __rmul__(self, weight: float) -> Terms:
         other = {key: weight * value for key, value in self.other.items()}
-        return Terms(weight * self.tightness, weight * self.contrast, other)
+        parts = {key: weight * part for key, part in self.parts.items()}
+        return Terms(weight * self.tightness, weight * self.contrast, other, parts)
 
     def named(self, prefix: str) -> Terms:
-        """The same terms, the keys of `other` prefixed: several objectives can be added without
-        mixing."""
-        return replace(self, other={f"{prefix}.{key}": value for key, value in self.other.items()})
+        """The same terms as a part of this name: the keys of `other` are prefixed, and the whole is
+        kept in `parts`, so that several objectives can be added without mixing."""
+        other = {f"{prefix}.{key}": value for key, value in self.other.items()}
+        return replace(self, other=other, parts={prefix: self})
 
     def floats(self) -> dict[str, float]:
-        """Every part and the total as Python numbers, for a log."""
-        parts = {"total": self.total, "tightness": self.tightness, "contrast": self.contrast}
-        return {key: float(value.detach()) for key, value in {**parts, **self.other}.items()}
+        """Every part and the total as Python numbers, for a log; those of a sum's parts are keyed
+        part.total, part.tightness and so on."""
+        own = {"total": self.total, "tightness": self.tightness, "contrast": self.contrast}
+        said = {key: float(value.detach()) for key, value in {**own, **self.other}.items()}
+        for name, part in self.parts.items():
+            said |= {f"{name}.{key}": value for key, value in part.floats().items()}
+        return said
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ had."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nearkin import model as models
 from nearkin.assemble import OWN
 from nearkin.config import build, load_recipe
+from nearkin.data.base import Table
+from nearkin.inputs import Inputs, take
 from nearkin.report import RunView, read_run, write_report
-from nearkin.run import pictures_of
 
 
 def report(
@@ -42,8 +46,6 @@ def _view(folder: Path, trust_code: bool, say: Callable[[str], None]) -> RunView
 
 def _pictures(view: RunView, trust_code: bool) -> Callable[[int], Any] | None:
     """Pictures of the test rows, in the order of embeddings.npz."""
-    from dataclasses import replace
-
     recipe = load_recipe(view.folder / "recipe.yaml")
     if recipe["data"] == OWN:
         raise ValueError("they were given in Python")
@@ -52,3 +54,19 @@ def _pictures(view: RunView, trust_code: bool) -> Callable[[int], Any] | None:
         raise ValueError("the data have changed since the run")
     encoder = models.load(view.folder, trust_code=trust_code, device="cpu").encoder
     return pictures_of(replace(test, inputs=encoder.seen(test.inputs, 2)))
+
+
+def pictures_of(table: Table) -> Callable[[int], Any] | None:
+    """Row -> its picture, where the prepared inputs are pictures; None otherwise."""
+    inputs = table.inputs
+    if not isinstance(inputs, Inputs) or len(inputs.shape) != 4 or inputs.dtype != torch.uint8:
+        return None
+
+    def picture(row: int) -> Any:
+        """The prepared pixels of a row, as a Pillow image."""
+        from PIL import Image
+
+        pixels = take(inputs, torch.tensor([row]))[0].permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+    return picture

@@ -10,6 +10,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nearkin.console import Reporter, plain, scores_table
 from nearkin.data.base import Splits, Table
 from nearkin.evaluation import Result
 from nearkin.floors import floors, has_features, ranking_metrics
-from nearkin.inputs import Inputs, take
+from nearkin.inputs import Inputs
 from nearkin.loop import Interrupted, Loop, State
 from nearkin.measure import (
     QUICK,
@@ -35,7 +36,9 @@ from nearkin.measure import (
     information,
     raw_rows,
 )
+from nearkin.panel import Panel
 from nearkin.report import read_run, write_report
+from nearkin.reporting import pictures_of
 from nearkin.run_folder import Log, RunFolder, RunFolderError
 from nearkin.runtime import barrier, by_first, processes, rank, world
 
@@ -183,6 +186,7 @@ class _Run:
         self.metrics: list[str] = list(recipe["evaluate"])
         self.seed: int = recipe["seed"]
         self.first = rank() == 0
+        self.panel = Panel(parts.splits, self.embedded, self.seed)
 
     def go(self, going_on: bool) -> Run:
         parts, train = self.parts, self.parts.train
@@ -223,7 +227,9 @@ class _Run:
             log = self.open(going_on, loop)
             barrier()
             with _warnings_to(loop, self.reporter):
-                state = loop.run(parts.splits.train, self.validate, select)
+                self.panel.start(loop)
+                validate = partial(self.validate, loop)
+                state = loop.run(parts.splits.train, validate, select)
             return self.finish(state, loop, select)
         except Interrupted:
             raise
@@ -348,15 +354,17 @@ class _Run:
             "rows": len(table),
             "classes": table.classes,
             "coverage": "; ".join(self.parts.sampler.remarks(columns)),
+            "panel": self.panel.remark(),
         }
         loop.log(start)
         before = loop.state.notes["distances"]
         return loop.log({"event": "distances", "when": "untrained", **before})
 
-    def validate(self, epoch: int) -> dict[str, Any]:
+    def validate(self, loop: Loop, epoch: int) -> dict[str, Any]:
         """Scores after an epoch; "score" is what selection goes by."""
         parts, train = self.parts, self.parts.train
         said: dict[str, Any] = {}
+        z: Tensor | None = None
         wanted = list(dict.fromkeys([*QUICK, train.select_by]))
         if parts.splits.validation is not None:
             table = parts.splits.validation
@@ -371,6 +379,7 @@ class _Run:
             result = self.quick_test(wanted)
             said["test"] = {name: result[name] for name in wanted}
             said["score"] = said["test"][train.select_by]
+        self.panel.follow(loop, epoch, z)
         if self.first:
             self.reporter.epoch(epoch, said.get("test") or said.get("validation"))
         return said
@@ -477,22 +486,6 @@ def _warnings_to(loop: Loop, reporter: Reporter) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
-
-
-def pictures_of(table: Table) -> Callable[[int], Any] | None:
-    """Row -> its picture, where the prepared inputs are pictures; None otherwise."""
-    inputs = table.inputs
-    if not isinstance(inputs, Inputs) or len(inputs.shape) != 4 or inputs.dtype != torch.uint8:
-        return None
-
-    def picture(row: int) -> Any:
-        """The prepared pixels of a row, as a Pillow image."""
-        from PIL import Image
-
-        pixels = take(inputs, torch.tensor([row]))[0].permute(1, 2, 0).numpy()
-        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-
-    return picture
 
 
 def _relevant(table: Table) -> Tensor:

@@ -28,6 +28,15 @@ EXAMPLES = {
     "learned": {"compared": {**PAIRS["compared"], "learn": {"temperature": {"start": 0.1}}}},
     "pce": {"pce": {"lam": 0.5}},
     "across_views": {"compared": {"compare": {"across_views": {}}, "loss": {"infonce": {}}}},
+    "bound": {"bound": {"compare": {"proxies": {}}, "loss": {"jsd": {}}, "critic": {"linear": {}}}},
+    "bound_in_turns": {
+        "bound": {
+            "compare": {"across_views": {"anchors": "both"}},
+            "loss": {"infonce": {}},
+            "critic": {"separable": {"width": 8}},
+            "critic_steps": 2,
+        }
+    },
     "sum": {
         "sum": {
             "parts": {

@@ -12,6 +12,7 @@ from nearkin.losses.triplets import triplet
 from nearkin.objectives.compared import Compared
 from nearkin.objectives.jensen_shannon import AlternatingJensenShannon, JensenShannon
 from nearkin.objectives.pce import PairwiseCrossEntropy
+from nearkin.objectives.regularizers import EmbeddingNorm
 from nearkin.objectives.sum import Sum
 
 BATCH = Batch(None, label=LABEL4)
@@ -104,8 +105,7 @@ def test_parts_take_their_notes():
 def test_pull_and_push_add_by_weight():
     one = pairs().diagnosis(QUAD4, BATCH)
     two = pairs(infonce).diagnosis(QUAD4, BATCH)
-    silent = JensenShannon(width=8).double()
-    whole = Sum({"a": pairs(), "b": pairs(infonce), "c": silent}, {"b": 0.5})
+    whole = Sum({"a": pairs(), "b": pairs(infonce), "c": EmbeddingNorm()}, {"b": 0.5})
     seen = whole.diagnosis(QUAD4, BATCH)
     for key in ("pull", "push"):
         assert seen[key] == pytest.approx(one[key] + 0.5 * two[key])
@@ -117,10 +117,31 @@ def test_what_is_no_slope_is_noted_by_its_part_as_it_is():
     seen = Sum({**parts, "c": pairs()}, {"a": 3.0, "c": 2.0}).diagnosis(z, BATCH)
     assert sorted(seen) == ["a.lam", "b.lam", "pull", "push"]
     assert seen["a.lam"] == seen["b.lam"] == 0.5
-    assert seen["pull"] == pytest.approx(2 * pairs().diagnosis(z, BATCH)["pull"])
+    pull = 3 * parts["a"].diagnosis(z, BATCH)["pull"] + parts["b"].diagnosis(z, BATCH)["pull"]
+    assert seen["pull"] == pytest.approx(pull + 2 * pairs().diagnosis(z, BATCH)["pull"])
 
 
 @pytest.mark.parametrize("name", ["a.b", "two words", "keys"])
 def test_a_part_needs_a_plain_name(name):
     with pytest.raises(ValueError, match="cannot name a part of a sum"):
         Sum({name: pairs()})
+
+
+def test_the_log_shows_a_sum_and_what_each_part_gave_to_it():
+    whole = Sum({"a": pairs(), "b": pairs(triplet), "c": pairs()}, {"b": 0.1, "c": 3.0})
+    one, two = contrastive(in_batch(QUAD4, LABEL4)), triplet(in_batch(QUAD4, LABEL4))
+    said = whole(QUAD4, BATCH).floats()
+    assert said["a.tightness"] == pytest.approx(one.tightness.item())
+    assert said["c.contrast"] == pytest.approx(3 * one.contrast.item())
+    assert said["b.joint"] == said["b.total"] == pytest.approx(0.1 * two.total.item())
+    assert said["total"] == pytest.approx(said["a.total"] + said["b.total"] + said["c.total"])
+    assert said["tightness"] == pytest.approx(said["a.tightness"] + said["c.tightness"])
+
+
+def test_a_sum_in_a_sum_is_keyed_by_both():
+    inner = Sum({"x": pairs(), "y": pairs(triplet)}, {"y": 2.0})
+    said = Sum({"in": pairs(), "of": inner}, {"of": 0.5})(QUAD4, BATCH).floats()
+    two = triplet(in_batch(QUAD4, LABEL4)).total.item()
+    assert said["of.y.joint"] == said["of.y.total"] == pytest.approx(two)
+    assert said["of.total"] == pytest.approx(said["of.x.total"] + said["of.y.total"])
+    assert said["total"] == pytest.approx(said["in.total"] + said["of.total"])

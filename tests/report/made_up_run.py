@@ -66,8 +66,10 @@ def log(steps=400, epochs=10):
             "rows": 5120,
             "classes": 128,
             "coverage": "an epoch visits every row once",
+            "panel": "256 of 5,120 training rows and 400 of 900 validation rows",
         },
         {"event": "distances", "when": "untrained", **histogram(edges, 0.7, 0.8)},
+        *panel_lines(0, 0.0),
     ]
     for step in range(steps):
         part = step / steps
@@ -86,7 +88,8 @@ def log(steps=400, epochs=10):
             line |= {"pull": 0.9 * np.exp(-2 * part), "push": 0.85 * np.exp(-1.9 * part)}
         lines.append(line)
         if (step + 1) % (steps // epochs) == 0:
-            lines.append(epoch_line((step + 1) * epochs // steps - 1, step, epochs))
+            epoch = (step + 1) * epochs // steps - 1
+            lines += [*panel_lines(step + 1, part, epoch), epoch_line(epoch, step, epochs)]
     lines.append({"event": "distances", "when": "trained", **histogram(edges, 0.75, 1.3)})
     lines += [{"event": "warning", "message": "12 batches had no positive pair"}] * 2
     return lines
@@ -100,10 +103,34 @@ def epoch_line(epoch, step, epochs):
         "step": step,
         "seconds": 5.1,
         "validation": {"map@r": 0.08 + 0.2 * part**0.5, "recall@1": 0.3 + 0.33 * part**0.5},
-        "cosine_mean": 0.9 * np.exp(-4 * part),
-        "effective_rank": 6 + 35 * part**0.7,
         "information": {"bits": 1.2 + 2.4 * part**0.5, "ceiling": 5.32},
     }
+
+
+def panel_lines(step, part, epoch=None):
+    where = {"event": "panel", "step": step, **({} if epoch is None else {"epoch": epoch})}
+    for of, gap in (("training", 1.0), ("validation", 0.8)):
+        bits = 1.2 + 3.2 * gap * part**0.3
+        yield {
+            **where,
+            "of": of,
+            "rows": 256 if of == "training" else 400,
+            "classes": 20 if of == "training" else 40,
+            "information": {
+                "bits": bits,
+                "low": bits - 0.2,
+                "high": bits + 0.2,
+                "ceiling": 4.32 if of == "training" else 5.32,
+            },
+            "jsd": 0.02 + 0.9 * gap * part**0.3,
+            "alignment": 0.1 + 0.4 * part**0.5 / gap,
+            "uniformity": -0.2 - 3 * gap * part**0.3,
+            "cosine_mean": 0.9 * np.exp(-4 * part),
+            "effective_rank": 6 + 35 * gap * part**0.7,
+            "simplex_distance": 1.3 - 1.1 * gap * part**0.3,
+            "simplex_least": 0.0,
+            "seconds": 0.1,
+        }
 
 
 def histogram(edges, same, different):

@@ -19,8 +19,6 @@ def test_every_part_of_a_log_has_its_plot():
         "Learning rates",
         "Validation",
         "Information about the class",
-        "Mean cosine of pairs",
-        "Effective rank",
     ]
     terms = {curve.name: curve for curve in plots["Terms of the loss"].curves}
     assert list(terms) == ["total", "tightness", "contrast"]
@@ -43,6 +41,16 @@ def test_parts_that_are_always_zero_and_a_total_of_one_part_are_not_drawn():
     assert [curve.name for curve in plot.curves] == ["joint"]
 
 
+def test_a_sum_is_drawn_whole_and_by_its_parts():
+    terms = {"total": 3.0, "tightness": 1.0, "contrast": 2.0, "a.joint": 0.5, "a.total": 0.5}
+    terms |= {"a.tightness": 0.0, "b.total": 2.5, "b.tightness": 1.0, "b.x.total": 2.5}
+    lines = [{"event": "step", "step": s, "terms": terms} for s in range(3)]
+    plots = by_title(training_plots(lines))
+    whole, parts = plots["Terms of the loss"].curves, plots["Parts of the sum"].curves
+    assert [curve.name for curve in whole] == ["total", "tightness", "contrast"]
+    assert {curve.name: curve.y[0] for curve in parts} == {"a": 0.5, "b": 2.5}
+
+
 def test_a_resumed_run_that_says_a_step_twice_is_drawn_once_with_the_later_word():
     said = [(0, 3.0), (1, 2.0), (2, 9.0), (1, 1.5), (2, 1.0)]
     lines = [{"event": "step", "step": s, "terms": {"total": t}} for s, t in said]
@@ -53,7 +61,9 @@ def test_a_resumed_run_that_says_a_step_twice_is_drawn_once_with_the_later_word(
 
 def test_values_that_are_no_finite_numbers_are_left_out():
     values = [1.0, float("nan"), None, float("inf"), 2.0]
-    lines = [{"event": "epoch", "epoch": e, "cosine_mean": v} for e, v in enumerate(values)]
+    lines = [
+        {"event": "epoch", "epoch": e, "information": {"bits": v}} for e, v in enumerate(values)
+    ]
     (curve,) = training_plots(lines)[0].curves
     assert (curve.x.tolist(), curve.y.tolist()) == ([0, 4], [1.0, 2.0])
 
@@ -100,7 +110,12 @@ def test_histograms_that_do_not_fit_are_not_drawn(change):
 
 
 def test_one_epoch_alone_has_no_curves_over_epochs():
-    line = {"event": "epoch", "epoch": 0, "validation": {"recall@1": 0.5}, "cosine_mean": 0.1}
+    line = {
+        "event": "epoch",
+        "epoch": 0,
+        "validation": {"recall@1": 0.5},
+        "test": {"recall@1": 0.1},
+    }
     assert training_plots([line]) == []
     assert len(training_plots([line, line | {"epoch": 1}])) == 2
 
@@ -135,9 +150,12 @@ def test_several_runs_share_a_plot_for_each_thing_that_two_of_them_logged():
         "Validation map@r",
         "Validation recall@1",
         "Information about the class",
+        "Bits of rows held out",
+        "Same pairs against different pairs",
         "Effective rank",
+        "Distance from the simplex",
     ]
     assert [curve.name for curve in plots["Loss"].curves] == ["one", "two"]
-    assert [len(curve.x) for curve in plots["Effective rank"].curves] == [10, 5]
+    assert [len(curve.x) for curve in plots["Effective rank"].curves] == [11, 6]
     first, second = plots["Loss"].curves
     assert (first.color, first.dash) != (second.color, second.dash)

@@ -95,7 +95,7 @@ def test_the_page_shows_every_part_of_the_run(run_folder, page):
         assert said in words
     assert "50.jpg" not in words
     assert "Selected on the test classes" not in words
-    assert len(shown.figures) == shown.count("div", "plot") == 12
+    assert len(shown.figures) == shown.count("div", "plot") == 17
     assert shown.count("div", "plane") == 1
 
 

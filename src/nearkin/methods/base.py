@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nearkin.core import Batch, Turn, at_least_float32
 from nearkin.encoders.base import Encoder
+from nearkin.evaluation.geometry import rank_of
 from nearkin.objectives.base import Objective
 from nearkin.runtime import autocast, gather, keyed, seed_shared
 
@@ -97,10 +98,4 @@ def spread(z: Tensor) -> dict[str, float]:
         return {}  # the loss says so in a moment, with more to tell
     n = len(u)
     cosine = (u.sum(0).square().sum() - u.square().sum()) / max(n * (n - 1), 1)
-    # The squared singular values, by the smaller Gram matrix; float64 keeps the small ones.
-    gram = u.double()
-    gram = gram @ gram.T if n < u.shape[1] else gram.T @ gram
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    share = values / values.sum().clamp_min(1e-12)
-    entropy = -torch.special.xlogy(share, share).sum()
-    return {"cosine_mean": float(cosine), "effective_rank": float(entropy.exp())}
+    return {"cosine_mean": float(cosine), "effective_rank": rank_of(u)}

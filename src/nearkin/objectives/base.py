@@ -1,13 +1,15 @@
-"""Objective: what the encoder minimizes, and in whose turns. The members stand in the files
-beside."""
+"""Objective: what the encoder minimizes, and in whose turns; Critic: what scores pairs in its
+stead. The members stand in the files beside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from nearkin.core import Batch, Terms, Turn
+from nearkin.core import Batch, Comparison, Terms, Turn
 
 
 class Objective(nn.Module):
@@ -43,7 +45,8 @@ class Objective(nn.Module):
         return ("objective",)
 
     def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
-        """Numbers for the log about this batch (pull, push); no gradient is asked for."""
+        """Numbers for the log about this batch (pull, push: see `pull_and_push`); `z` has no
+        gradient."""
         return {}
 
     def turns(self, z: Tensor, batch: Batch) -> Iterator[Turn]:
@@ -54,3 +57,43 @@ class Objective(nn.Module):
         if terms is not None:
             yield Turn(terms, learns=("encoder", *self.joint()))
         self.after(detached, batch)
+
+
+class Critic(nn.Module):
+    """Scores pairs of a comparison in place of their similarity: the f of a variational bound.
+
+    `reads_similarity` says whether it sees a pair by its similarity alone; otherwise it sees the
+    rows, as they are compared.
+    """
+
+    reads_similarity: ClassVar[bool] = False
+
+    def forward(self, c: Comparison) -> Tensor:
+        """(A, R) scores, larger for pairs that belong together."""
+        raise TypeError(f"{type(self).__name__} says no forward; a Critic must return scores")
+
+
+def pull_and_push(
+    similarity: Tensor, same: Tensor, different: Tensor, total: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """How strongly a loss draws same pairs together and different pairs apart, the same diagnosis
+    for every loss that reads the similarity.
+
+    With g = ∂total/∂similarity:
+    pull = -Σ_same g          push = Σ_different g
+
+    similarity        (A, R) where the slope is asked for
+    same, different   (A, R) bool
+    total             similarity (A, R) -> the loss, 0-dim
+
+    Both are in nats for each unit of similarity. No gradient is left behind.
+    """
+    leaf = similarity.detach().clone()
+    with torch.enable_grad():
+        leaf.requires_grad_()
+        value = total(leaf)
+        if not value.requires_grad:
+            return {"pull": 0.0, "push": 0.0}
+        (slope,) = torch.autograd.grad(value, leaf)
+    pull, push = -(slope * same).sum(), (slope * different).sum()
+    return {"pull": float(pull), "push": float(push)}

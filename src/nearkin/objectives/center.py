@@ -3,6 +3,7 @@ classes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from nearkin.compare import Classifier, bounded
 from nearkin.core import Batch, Terms
 from nearkin.losses.classification import cross_entropy
-from nearkin.objectives.base import Objective
+from nearkin.objectives.base import Objective, pull_and_push
 from nearkin.reduce import positive
 
 
@@ -71,6 +72,20 @@ class Center(Objective):
         moved = centers - self.rate * gap / (1 + count)[:, None]
         self.centers[present] = moved.to(self.centers.dtype)
         self.started[present] = True
+
+    @torch.no_grad()
+    def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
+        """pull and push of both comparisons: with the classifier by inner products, with the own
+        center by 1 - d²/2."""
+        c = self.classifier(z, batch)
+        said = pull_and_push(
+            c.similarity,
+            c.same,
+            c.different,
+            lambda leaf: cross_entropy(replace(c, given=leaf)).total,
+        )
+        # The tightness is weight · Σ (1 - s): every row is drawn by the weight.
+        return {**said, "pull": said["pull"] + self.weight * len(z)}
 
     def _before(self, rows: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The classes in the batch: their numbers (P,), each row's place among them (N,), how many

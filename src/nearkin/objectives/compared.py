@@ -24,7 +24,7 @@ from nearkin.guards import (
 )
 from nearkin.mining import Mining
 from nearkin.mining import all as every_pair
-from nearkin.objectives.base import Objective
+from nearkin.objectives.base import Objective, pull_and_push
 
 CLASS_COLUMNS = ("proxies", "centers", "classifier")
 WATCHED = 50_000_000  # similarities; above this the diagnosis would cost more than the step
@@ -110,20 +110,15 @@ class Compared(Objective):
         self.compare.remember(z, batch)
 
     def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
-        """pull and push: with g = ∂loss/∂similarity, -Σ_same g and Σ_different g."""
+        """pull and push of the comparison; nothing where it is too large to ask."""
         with torch.no_grad():
             c = self.comparison(z, batch)
             if c.shape[0] * c.shape[1] > WATCHED:
                 return {}
-            leaf = c.similarity.clone()
-        with torch.enable_grad():
-            leaf.requires_grad_()
-            total = self.scored(replace(c, given=leaf)).total
-            if not total.requires_grad:
-                return {"pull": 0.0, "push": 0.0}
-            (slope,) = torch.autograd.grad(total, leaf)
-        pull, push = -(slope * c.same).sum(), (slope * c.different).sum()
-        return {"pull": float(pull), "push": float(push)}
+            similarity = c.similarity
+        return pull_and_push(
+            similarity, c.same, c.different, lambda leaf: self.scored(replace(c, given=leaf)).total
+        )
 
 
 def _learned(key: str, said: Any, classes: int | None) -> nn.Parameter:

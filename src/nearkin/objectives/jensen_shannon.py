@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nearkin.compare import InBatch
 from nearkin.core import Batch, Comparison, Terms, Turn
 from nearkin.losses.bounds import jsd
-from nearkin.objectives.base import Objective
+from nearkin.objectives.base import Objective, pull_and_push
 
 
 class DistanceCritic(nn.Module):
@@ -60,7 +60,21 @@ class JensenShannon(Objective):
         judged."""
         c = self.compare(z, batch)
         with torch.autocast(z.device.type, enabled=False):
-            return replace(c, given=self.critic(c.distance), closeness="given")
+            return self._given(c, c.distance)
+
+    @torch.no_grad()
+    def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
+        """pull and push, by the cosine: the critic stands between it and the loss."""
+        c = self.compare(z, batch)
+        return pull_and_push(
+            c.similarity,
+            c.same,
+            c.different,
+            lambda leaf: jsd(self._given(c, c.distance_of(leaf))).total,
+        )
+
+    def _given(self, c: Comparison, distance: Tensor) -> Comparison:
+        return replace(c, given=self.critic(distance), closeness="given")
 
     def before(self, z: Tensor, batch: Batch) -> Iterator[Turn]:
         """The critic's turns, each on its updated parameters."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nearkin.compare import Classifier
 from nearkin.core import Batch, Terms, Turn, at_least_float32
 from nearkin.losses.classification import cross_entropy
-from nearkin.objectives.base import Objective
+from nearkin.objectives.base import Objective, pull_and_push
 from nearkin.reduce import positive
 
 
@@ -84,8 +84,21 @@ class PairwiseCrossEntropy(Objective):
 
     @torch.no_grad()
     def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
-        """lam, as this batch has it."""
-        return {"lam": self._lam(z, self.classifier(z, batch).similarity)}
+        """lam as this batch has it; pull and push of pairs of rows by their inner products, p
+        held."""
+        logits, label = self.classifier(z, batch).similarity, batch["label"]
+        lam, p, n = self._lam(z, logits), logits.softmax(1), max(len(z), 1)
+        alike = label[:, None] == label
+
+        def total(inner: Tensor) -> Tensor:
+            """The loss in pairs, (N, N): what the class sums are made of."""
+            soft = inner @ p / n  # (N, K)
+            own = (inner * alike).sum() + (p * (inner @ p)).sum()
+            return (soft / lam).logsumexp(1).sum() / n - own / (2 * lam * n * n)
+
+        rows = at_least_float32(z)
+        same = alike & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+        return {"lam": lam, **pull_and_push(rows @ rows.T, same, ~alike, total)}
 
     def _lam(self, z: Tensor, logits: Tensor) -> float:
         return smallest_curvature(z, logits) if isinstance(self.lam, str) else self.lam

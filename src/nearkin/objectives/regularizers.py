@@ -4,6 +4,7 @@ uniformity. They read no labels; what gathers and spreads classes stands in loss
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from nearkin.closed import known, log_sum_exp
 from nearkin.compare import Closeness, InBatch, bounded
-from nearkin.core import Batch, Terms
-from nearkin.objectives.base import Objective
+from nearkin.core import Batch, Comparison, Terms
+from nearkin.objectives.base import Objective, pull_and_push
 from nearkin.reduce import positive
 
 
@@ -104,11 +105,30 @@ class Uniformity(Objective):
 
     def forward(self, z: Tensor, batch: Batch) -> Terms:
         """(N, D) embeddings; the batch is not read."""
-        apart = Batch(None, label=torch.arange(len(z), device=z.device))
-        c = self.compare(z, apart)
-        if len(z) < 2:
+        return self._scored(self._apart(z))
+
+    @torch.no_grad()
+    def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
+        """pull, below 0 for it pushes the pairs of one class too, and push; nothing without
+        labels."""
+        if "label" not in batch:
+            return {}
+        c, labelled = self._apart(z), self.compare(z, batch)
+        return pull_and_push(
+            c.similarity,
+            labelled.same,
+            labelled.different,
+            lambda leaf: self._scored(replace(c, given=leaf)).total,
+        )
+
+    def _apart(self, z: Tensor) -> Comparison:
+        """Every row a class of its own."""
+        return self.compare(z, Batch(None, label=torch.arange(len(z), device=z.device)))
+
+    def _scored(self, c: Comparison) -> Terms:
+        rows = c.shape[0]
+        if rows < 2:
             return Terms(contrast=0 * c.similarity.sum())
         # -t|x - y|² is 2t·s - 2t.
         each = known(c.similarity, log_sum_exp(c.keep_compared, 2 * self.t))  # (N,)
-        pairs = len(z) * (len(z) - 1)
-        return Terms(contrast=each.logsumexp(0) - math.log(pairs) - 2 * self.t)
+        return Terms(contrast=each.logsumexp(0) - math.log(rows * (rows - 1)) - 2 * self.t)

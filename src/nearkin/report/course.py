@@ -1,15 +1,17 @@
-"""The course of training as plots, from the lines of a log: terms, rates, validation, distances."""
+"""The course of training as plots, from the lines of a log: terms, rates, validation, distances.
+What the panel measured of the embedding has its plots in embedding."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from nearkin.report.figures import BLUE, COLORS, DASHES, LONG, ORANGE, Curve, Plot, plot
+from nearkin.report.embedding import overlaid_panels
+from nearkin.report.figures import BLUE, LONG, ORANGE, Curve, Plot, plot
+from nearkin.report.lines import curve_of, latest
 from nearkin.report.scores import CLUSTERING
 
 _LOSS = ("step", ("terms", "total"))
@@ -20,21 +22,29 @@ def training_plots(log: Sequence[Mapping[str, Any]], chosen: int | None = None) 
 
     `chosen` is the epoch whose weights were taken; it is marked in the validation plot.
     """
-    plots = [*_over_steps(_latest(log, "step")), *_over_epochs(_latest(log, "epoch"), chosen)]
+    plots = [*_over_steps(latest(log, "step")), *_over_epochs(latest(log, "epoch"), chosen)]
     return [drawn for drawn in plots if drawn is not None]
 
 
 def _over_steps(lines: Sequence[Mapping[str, Any]]) -> list[Plot | None]:
-    terms = [replace(curve, noisy=True) for curve in _family(lines, "step", "terms", "total")]
+    own, parts = _terms_and_parts(lines)
+    terms = [replace(curve, noisy=True) for curve in _family(own, "step", "terms", "total")]
+    added = [replace(curve, noisy=True) for curve in _family(parts, "step", "parts")]
     long = any(len(curve.x) > LONG for curve in terms)
     smooth = " Bold: running mean over steps; faint: single steps." if long else ""
-    pull = _curve("pull", lines, "step", ("pull",), 0)
-    push = _curve("push", lines, "step", ("push",), 1)
+    pull = curve_of("pull", lines, "step", ("pull",), 0)
+    push = curve_of("push", lines, "step", ("push",), 1)
     return [
         plot(
             "Terms of the loss",
             f"{_what_terms_do(terms)}{smooth}",
             terms,
+            "step",
+        ),
+        plot(
+            "Parts of the sum",
+            f"What each part of the objective adds to the total, by its weight, in nats.{smooth}",
+            added,
             "step",
         ),
         plot(
@@ -53,6 +63,26 @@ def _over_steps(lines: Sequence[Mapping[str, Any]]) -> list[Plot | None]:
     ]
 
 
+def _terms_and_parts(
+    lines: Sequence[Mapping[str, Any]],
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The lines with the terms of the whole loss alone, and with the total of each part of a sum
+    under `parts`."""
+    own: list[Mapping[str, Any]] = []
+    parts: list[Mapping[str, Any]] = []
+    for line in lines:
+        terms = line.get("terms")
+        if not isinstance(terms, Mapping):
+            continue
+        names = {key.split(".")[0] for key in terms if key.endswith(".total")}
+        whole = {key: value for key, value in terms.items() if key.split(".")[0] not in names}
+        own.append({**line, "terms": whole})
+        parts.append(
+            {**line, "parts": {name: terms.get(f"{name}.total") for name in sorted(names)}}
+        )
+    return own, parts
+
+
 def _what_terms_do(terms: Sequence[Curve]) -> str:
     names = {curve.name for curve in terms}
     if {"tightness", "contrast"} <= names:
@@ -69,11 +99,11 @@ def _over_epochs(lines: Sequence[Mapping[str, Any]], chosen: int | None) -> list
         return []
     validation, test = (_family(lines, "epoch", part) for part in ("validation", "test"))
     taken = " Dotted: the epoch taken." if chosen is not None else ""
-    bits = _curve("bits", lines, "epoch", ("information", "bits"), 0)
-    low, high = (_curve("", lines, "epoch", ("information", end), 0).y for end in ("low", "high"))
+    bits = curve_of("bits", lines, "epoch", ("information", "bits"), 0)
+    low, high = (curve_of("", lines, "epoch", ("information", end), 0).y for end in ("low", "high"))
     if len(low) == len(high) == len(bits.y):
         bits = replace(bits, low=low, high=high)
-    ceiling = _curve("ceiling", lines, "epoch", ("information", "ceiling"), 4)
+    ceiling = curve_of("ceiling", lines, "epoch", ("information", "ceiling"), 4)
     return [
         plot(
             "Validation",
@@ -98,18 +128,6 @@ def _over_epochs(lines: Sequence[Mapping[str, Any]], chosen: int | None) -> list
             [bits, ceiling],
             "epoch",
         ),
-        plot(
-            "Mean cosine of pairs",
-            "Near 1, all is embedded alike: a collapse.",
-            [_curve("mean cosine", lines, "epoch", ("cosine_mean",), 0)],
-            "epoch",
-        ),
-        plot(
-            "Effective rank",
-            "How many dimensions the embedding makes use of.",
-            [_curve("effective rank", lines, "epoch", ("effective_rank",), 0)],
-            "epoch",
-        ),
     ]
 
 
@@ -131,23 +149,17 @@ def overlaid(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Plot]:
             "epoch",
             ("information", "bits"),
         ),
-        (
-            "Effective rank",
-            "How many dimensions the embedding makes use of.",
-            "epoch",
-            ("effective_rank",),
-        ),
     )
     plots = []
     for title, note, axis, path in shown:
         curves = [
-            replace(_curve(name, _latest(log, axis), axis, path, place), noisy=axis == "step")
+            replace(curve_of(name, latest(log, axis), axis, path, place), noisy=axis == "step")
             for place, (name, log) in enumerate(logs.items())
         ]
         found = [curve for curve in curves if len(curve.x) > 1]
         percent = path[0] == "validation" and path[-1] not in CLUSTERING
         plots.append(plot(title, note, found, axis, percent=percent))
-    return [drawn for drawn in plots if drawn is not None]
+    return [drawn for drawn in plots if drawn is not None] + overlaid_panels(logs)
 
 
 def _validated(
@@ -156,7 +168,7 @@ def _validated(
     """The metrics that any run followed on its validation classes."""
     names: dict[str, None] = {}
     for log in logs.values():
-        for line in _latest(log, "epoch"):
+        for line in latest(log, "epoch"):
             found = line.get("validation")
             names |= dict.fromkeys(found) if isinstance(found, Mapping) else {}
     return [(name, ("validation", name)) for name in names]
@@ -191,12 +203,6 @@ def distance_plots(log: Sequence[Mapping[str, Any]]) -> list[Plot]:
     return plots
 
 
-def _latest(log: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    """The lines of one kind in order; a resumed run says some twice, and the later one holds."""
-    lines = {line[kind]: line for line in log if line.get("event") == kind and kind in line}
-    return [lines[key] for key in sorted(lines)]
-
-
 def _drawable(line: Mapping[str, Any] | None) -> bool:
     if line is None or len(line.get("edges", ())) < 2:
         return False
@@ -210,21 +216,6 @@ def _overlap(line: Mapping[str, Any]) -> float:
     return 100.0 * float((both * width).sum())
 
 
-def _curve(
-    name: str, lines: Sequence[Mapping[str, Any]], axis: str, path: Sequence[str], place: int
-) -> Curve:
-    """The numbers at `path` of every line that has them; NaN and infinity are left out."""
-    points = []
-    for line in lines:
-        value: Any = line
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, int | float) and math.isfinite(value):
-            points.append((line[axis], value))
-    x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    return Curve(name, x, y, COLORS[place % len(COLORS)], DASHES[place % len(DASHES)])
-
-
 def _family(
     lines: Sequence[Mapping[str, Any]], axis: str, under: str, first: str = ""
 ) -> list[Curve]:
@@ -235,7 +226,7 @@ def _family(
         names |= dict.fromkeys(found) if isinstance(found, Mapping) else {}
     curves: list[Curve] = []
     for name in names:
-        curve = _curve(name, lines, axis, (under, name), len(curves))
+        curve = curve_of(name, lines, axis, (under, name), len(curves))
         if name == first or np.any(curve.y != 0):
             curves.append(curve)
     # A total of one part alone would hide behind it.

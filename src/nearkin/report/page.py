@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearkin.report import comparison, confusions, course, found, scores, words
+from nearkin.report import comparison, confusions, course, embedding, found, scores, words
 from nearkin.report.facts import facts, flat
 from nearkin.report.gallery import Ranked, rank_queries, worst_classes
 from nearkin.report.paper import read_paper
@@ -158,7 +158,8 @@ def _render(seen: Sequence[Seen], between: Mapping[str, Any] | None, detail: Det
         if len(seen) == 1 or row.role in ("trained", "paper")
     ]
     recall = comparison.recall_plots([row for row, _ in curved], [name for _, name in curved])
-    drawn = bool(recall) or any(run["plots"] or run["distances"] or run["map"] for run in runs)
+    parts = ("plots", "panel", "distances", "map")
+    drawn = bool(recall) or any(run[part] for run in runs for part in parts)
     return environment.get_template("report.html.j2").render(
         title=", ".join(one.name for one in seen),
         runs=runs,
@@ -218,6 +219,8 @@ def _run(one: Seen, number: int, detail: Detail) -> dict[str, Any]:
         "rows": rows,
         "counts": scores.counts(rows[0].block) if rows else "",
         "plots": course.training_plots(view.log, chosen),
+        "panel": embedding.panel_plots(view.log),
+        "panel_rows": embedding.rows_of_panel(view.log),
         "distances": course.distance_plots(view.log),
         "ranked": ranked,
         "galleries": [
