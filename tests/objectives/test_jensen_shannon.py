@@ -8,12 +8,9 @@ import torch.nn.functional as F
 from quad4 import LABEL4, LABELS, QUAD4, random_batch
 
 from nearkin.core import Batch
+from nearkin.critics import DistanceCritic
 from nearkin.losses.bounds import jsd
-from nearkin.objectives.jensen_shannon import (
-    AlternatingJensenShannon,
-    DistanceCritic,
-    JensenShannon,
-)
+from nearkin.objectives.jensen_shannon import AlternatingJensenShannon, JensenShannon
 
 BATCH = Batch(None, label=LABEL4)
 

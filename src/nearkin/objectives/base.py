@@ -4,6 +4,7 @@ beside."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,6 +45,11 @@ class Objective(nn.Module):
 
     def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
         """Numbers for the log about this batch (pull, push); no gradient is asked for."""
+        return {}
+
+    def recorded(self) -> dict[str, Any]:
+        """What the report draws of the objective's own parts, as plain numbers and lists; it stands
+        in the log's line of every epoch."""
         return {}
 
     def turns(self, z: Tensor, batch: Batch) -> Iterator[Turn]:

@@ -15,6 +15,7 @@ from nearkin.report.facts import facts, flat
 from nearkin.report.gallery import Ranked, rank_queries, worst_classes
 from nearkin.report.paper import read_paper
 from nearkin.report.projection import Map, class_colors, embedding_map
+from nearkin.report.rankmi import rankmi_plots
 from nearkin.report.scores import Row
 from nearkin.report.thumbnails import sheet, thumbnails
 from nearkin.report.view import RunView
@@ -219,6 +220,7 @@ def _run(one: Seen, number: int, detail: Detail) -> dict[str, Any]:
         "counts": scores.counts(rows[0].block) if rows else "",
         "plots": course.training_plots(view.log, chosen),
         "distances": course.distance_plots(view.log),
+        "rankmi": rankmi_plots(view.log, chosen),
         "ranked": ranked,
         "galleries": [
             (title, note, [found.shown(view, line, picture) for line in lines])
