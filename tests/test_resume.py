@@ -33,6 +33,11 @@ KINDS = {
         "optim": {"default": tiny_runs.ADAMW, "critic": tiny_runs.MOMENTUM},
     },
     "alternating": {"objective": tiny_runs.ALTERNATING},
+    "rankmi": {
+        "objective": tiny_runs.RANKMI,
+        "sampler": {"balanced": {"classes": 4, "per_class": 4}},
+        "optim": {"default": tiny_runs.ADAMW, "statistics": {"adam": {"lr": 0.01}}},
+    },
     "head": {"encoder": {"head": {"dim": 4, "start": "whitened", "dropout": 0.2}}},
 }
 

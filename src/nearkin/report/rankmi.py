@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from nearkin.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Curve, Plot, plot
+from nearkin.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Curve, Plot, faint, plot
 
 LOG_2 = math.log(2)
 PLACES = "distance"
@@ -99,14 +99,14 @@ def _densities(log: Sequence[Mapping[str, Any]]) -> list[Curve]:
 def _distances(last: Learned, densities: Sequence[Curve]) -> Plot | None:
     drawn = plot(
         "Distances of test pairs, and beta",
-        f"Test pairs by their distance. Line: beta {last.beta:.3f}, where the statistics network, "
-        f"which saw training pairs alone, changes its mind.{_band(last)}",
+        f"Line: beta {last.beta:.3f}, where the statistics network changes its mind, which saw "
+        f"training pairs alone.{_band(last)}",
         densities,
         PLACES,
     )
     if drawn is not None:
         drawn.figure.update_yaxes(rangemode="tozero", showticklabels=False)
-    return _marked(drawn, last)
+    return _marked(drawn, last, densities)
 
 
 def _band(last: Learned) -> str:
@@ -164,40 +164,47 @@ def statistic(v: np.ndarray) -> np.ndarray:
 def _over(
     title: str, note: str, curves: list[Curve], densities: Sequence[Curve], last: Learned
 ) -> Plot | None:
-    """Curves over the distance, on the range where test pairs lie, above their faint densities."""
-    behind = ""
-    if densities:
-        curves = [_within(curve, densities) for curve in curves]
-        low = min(float(curve.y.min()) for curve in curves)
-        high = max(float(curve.y.max()) for curve in curves)
-        top = max(float(each.y.max()) for each in densities) or 1.0
-        # A height of their own: a quarter of the plot, at its foot.
-        foot, scale = low - 0.05 * (high - low), 0.25 * (high - low) / top
-        shown = [
-            Curve(each.name, each.x, foot + scale * each.y, each.color, each.dash)
-            for each in densities
-        ]
-        curves, behind = [*curves, *shown], " At the foot: how many test pairs lie there."
-    return _marked(plot(title, f"{note}{behind}", curves, PLACES), last)
+    """Curves over the distance, above the densities of test pairs."""
+    low, high = _reach(densities, last)
+    inside = (last.d >= low) & (last.d <= high)
+    behind = " Areas: how many same and different test pairs lie there." if densities else ""
+    shown = [replace(curve, x=curve.x[inside], y=curve.y[inside]) for curve in curves]
+    drawn = plot(title, f"{note}{behind}", shown, PLACES)
+    if drawn is not None and densities:
+        _lay_under(drawn, densities)
+    return _marked(drawn, last, densities)
 
 
-def _within(curve: Curve, densities: Sequence[Curve]) -> Curve:
-    """The curve where there are pairs: beyond them V is a guess, and may be steep."""
-    there = np.concatenate([each.x[each.y > 0] for each in densities])
-    if not len(there):
-        return curve
-    kept = (curve.x >= there.min() - 0.1) & (curve.x <= there.max() + 0.1)
-    if kept.sum() < 2:
-        return curve
-    return Curve(curve.name, curve.x[kept], curve.y[kept], curve.color, curve.dash)
+def _lay_under(drawn: Plot, densities: Sequence[Curve]) -> None:
+    """Densities as areas at the foot of a plot, by a scale of their own."""
+    from plotly.graph_objects import Scatter
+
+    top = max(float(each.y.max()) for each in densities) or 1.0
+    for each in densities:
+        line = {"color": faint(each.color), "width": 1, "shape": "hvh"}
+        area = Scatter(x=each.x.round(4).tolist(), y=each.y.round(4).tolist(), mode="lines")
+        area.update(line=line, fill="tozeroy", fillcolor=faint(each.color), hoverinfo="skip")
+        drawn.figure.add_trace(area.update(yaxis="y2"))
+    drawn.figure.update_layout(
+        yaxis2={"overlaying": "y", "range": [0, 3 * top], "visible": False, "fixedrange": True}
+    )
 
 
-def _marked(drawn: Plot | None, last: Learned) -> Plot | None:
-    """beta as a line, the margin's ends dotted."""
+def _reach(densities: Sequence[Curve], last: Learned) -> tuple[float, float]:
+    """Where there are pairs, and a little more: beyond them V is a guess, and may be steep."""
+    there = [each.x[each.y > 0] for each in densities]
+    places = np.concatenate(there) if there else last.d
+    places = np.append(places, last.beta) if len(places) else last.d
+    return max(float(places.min()) - 0.1, last.d[0]), min(float(places.max()) + 0.1, last.d[-1])
+
+
+def _marked(drawn: Plot | None, last: Learned, densities: Sequence[Curve]) -> Plot | None:
+    """beta as a line, the margin's ends dotted, on the range where there are pairs."""
     if drawn is not None:
         ends = [] if last.margin is None else [last.beta - last.margin, last.beta + last.margin]
         for place, dash in [(last.beta, "solid"), *((end, "dot") for end in ends)]:
             drawn.figure.add_vline(x=place, line={"color": GRAY, "width": 1, "dash": dash})
+        drawn.figure.update_xaxes(range=list(_reach(densities, last)))
     return drawn
 
 
