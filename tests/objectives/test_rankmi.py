@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from quad4 import LABEL4, LABELS, QUAD4, in_batch, random_batch
 from torch import nn
@@ -243,6 +243,7 @@ def test_of_several_zeros_the_nearest_to_the_last_beta_is_taken():
     st.floats(0.01, 1.99),
     st.floats(0, 2),
 )
+@example([1.5, 1, 1, 4, 5, 4.5, 1, 1, 3, 5, 5, 1.5], 1.0, 0.0)  # 1.889, 0.167, 1.889, 0.167, ...
 @settings(max_examples=60, deadline=None)
 def test_every_falling_piecewise_linear_network_has_its_zero_found(slopes, zero, start):
     places = torch.linspace(0, 2, 13, dtype=torch.float64)

@@ -51,10 +51,10 @@ class RankMI(Objective):
     k          batches of V for each one of the encoder; 0: V learns in the warm-up alone
     margin     α of the paper, in distances of unit rows, 0 to 2; null: every pair counts
     beta       β to begin with, 0 to 2
-    warmup     batches of V alone before t = 0. At the first batch of the paper's text (0) β is the
-               zero of a random network, near or below 0, so that hardly a negative is near enough
-               and the encoder draws everything together; 50 to 100 batches put β where the
-               distances are. A larger rate or k does it as well
+    warmup     batches of V alone before t = 0. By the paper's text (0) V is random at the first
+               batch, and so is its zero: mostly near 0, where hardly a negative is near enough, so
+               that the encoder draws everything together; 50 to 100 batches put β where the
+               distances are. Where V has no zero from 0 to 2, β stays as it began
     cutoff     negatives are drawn so that all distances are as likely (mining.distance_weighted),
                those below the cutoff as at it; null: all negatives within the margin count
     farthest   no negative from there on counts; null: the margin alone decides. Wu et al. (2017)
@@ -299,14 +299,15 @@ def zero_of(judge: Judge, near: Tensor) -> float | None:
 def newton(judge: Judge, near: Tensor, low: float, high: float) -> float:
     """A zero of V between `low` and `high`, at which V has different signs, begun at `near`.
 
-    Newton's steps, halving where one would leave what is known to hold the zero: V is piecewise
-    linear, and plain steps can go round in circles for ever. At most 20.
+    Newton's steps, halving where one would leave what is known to hold the zero, or is more than
+    half as long as the one before it: V is piecewise linear, and plain steps can go round in
+    circles for ever, also without leaving it. At most 20.
     """
     below, _ = _value_and_slope(judge, low, near)
     above, _ = _value_and_slope(judge, high, near)
     if below == 0 or above == 0:
         return low if below == 0 else high
-    x = min(max(float(near), low), high)
+    x, last = min(max(float(near), low), high), math.inf
     for _ in range(MOST):
         value, slope = _value_and_slope(judge, x, near)
         if value == 0:
@@ -316,9 +317,10 @@ def newton(judge: Judge, near: Tensor, low: float, high: float) -> float:
         else:
             low = x
         step = x - value / slope if abs(slope) > FLAT else math.inf
-        inside = low <= step <= high
-        before, x = x, step if inside else (low + high) / 2
-        if inside and abs(x - before) <= CLOSE:
+        taken = low <= step <= high and abs(step - x) <= last / 2
+        before, x = x, step if taken else (low + high) / 2
+        last = abs(x - before)
+        if taken and last <= CLOSE:
             break
     return x
 
