@@ -14,7 +14,7 @@ gets half of their updates; rows of the table with more epochs stand beside. "pr
 paper's settings, "searched" those that a small search on training characters chose: every negative
 within the margin, 100 batches of warm-up, rate 1e-3 in place of 4e-3. Nothing is selected on test
 classes: the figures are those of the last step. Seconds are those of the processor, for training
-and measuring; a run that stands there finished has none.
+and measuring; a run that stood there before has none.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def slug(name: str) -> str:
 def one(
     recipe: dict[str, Any], changes: dict[str, Any], seed: int, data: Path, out: Path
 ) -> dict[str, float]:
-    stood, began = (out / "metrics.json").exists(), time.process_time()
+    stood, began = out.exists(), time.process_time()
     run = nk.train(
         recipe,
         set={"seed": seed, "data.npz.path": str(data), **changes},

@@ -17,6 +17,7 @@ TITLES = [
     "Jensen-Shannon divergence of distances",
     "Beta",
     "Pairs that the margin leaves",
+    "Loss, by whose turn it was",
 ]
 
 
@@ -33,6 +34,8 @@ def rankmi_log(epochs=3, key="rankmi", **said):
             found = {"jsd_bound": 0.1 * epoch, "beta": 1 + 0.01 * step / 100}
             found |= {"kept_same": 0.5, "kept_different": 0.25}
             found = {prefix + name: value for name, value in found.items()}
+            who = prefix + "statistics" if step % 100 else "encoder"
+            found |= {"learns": [who], "terms": {"total": 2.0 if step % 100 else 1.0}}
             lines.append({"event": "step", "step": step, "epoch": epoch, **found})
         recorded = {"distance": DISTANCES.tolist(), "V": v_of(epoch).tolist()}
         recorded |= {"beta": 1.1, "margin": 0.2, **said}
@@ -86,6 +89,9 @@ def test_the_course_is_that_of_the_steps_below_its_ceiling():
     assert curves(plots["Beta"])["beta"].y[-1] == pytest.approx(1.025)
     kept = plots["Pairs that the margin leaves"].figure.data
     assert (kept[0].y[0], kept[1].y[0]) == (50, 25)
+    encoder, network = plots["Loss, by whose turn it was"].curves
+    assert (encoder.x.tolist(), set(encoder.y)) == ([0, 100, 200], {1})
+    assert (network.x.tolist(), set(network.y)) == ([50, 150, 250], {2})
 
 
 def test_the_epoch_taken_is_drawn_and_a_part_of_a_sum_too():

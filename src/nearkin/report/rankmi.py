@@ -238,7 +238,29 @@ def _over_steps(log: Sequence[Mapping[str, Any]], prefix: str) -> list[Plot | No
             "step",
             percent=True,
         ),
+        plot(
+            "Loss, by whose turn it was",
+            "In nats. The statistics network sees all pairs, the encoder those near beta, so that "
+            "the two are no measure of each other.",
+            [
+                _turns("encoder", lines, "encoder", BLUE),
+                _turns("statistics network", lines, f"{prefix}statistics", GREEN, "dash"),
+            ],
+            "step",
+        ),
     ]
+
+
+def _turns(
+    name: str, lines: Sequence[Mapping[str, Any]], learner: str, color: str, dash: str = "solid"
+) -> Curve:
+    """The loss in the steps that ended with a turn of this learner."""
+    mine = [
+        {"step": line["step"], "total": line["terms"].get("total")}
+        for line in lines
+        if learner in line.get("learns", ()) and isinstance(line.get("terms"), Mapping)
+    ]
+    return replace(_course(name, mine, "total", color, dash), noisy=True)
 
 
 def _course(
