@@ -62,10 +62,8 @@ OMNIGLOT: dict[str, dict[str, Any]] = {
     "contrastive": omniglot.OBJECTIVES["contrastive"],
     "margin": omniglot.OBJECTIVES["margin"],
     "rankmi printed": rankmi(5, 4e-3),
-    "rankmi printed, 8 epochs": rankmi(8, 4e-3),
     "rankmi searched": searched(5),
-    "rankmi searched, 8 epochs": searched(8),
-    "rankmi searched, 20 epochs": searched(20),
+    "rankmi searched, 10 epochs": searched(10),
 }
 
 FEATURES_RECIPE: dict[str, Any] = {
