@@ -4,6 +4,7 @@ from test_loop import copied, encoder, loop_of, table, trained, unmoved
 
 from nearkin.methods.base import Supervised
 from nearkin.objectives.jensen_shannon import AlternatingJensenShannon, JensenShannon
+from nearkin.objectives.rankmi import RankMI
 from nearkin.objectives.sum import Sum
 
 
@@ -30,6 +31,11 @@ def moved_by_step(objective, steps=4, critic="critic"):
 
 def test_one_turn_a_batch_moves_encoder_and_critic_in_the_order_of_the_paper():
     assert moved_by_step(AlternatingJensenShannon(2, width=4), 7) == list("ESSESSE")
+
+
+def test_rankmi_alternates_after_its_warm_up():
+    assert moved_by_step(RankMI(2, width=4), 7, "statistics") == list("ESSESSE")
+    assert moved_by_step(RankMI(1, warmup=2, width=4), 6, "statistics") == list("SSESES")
 
 
 def test_several_turns_in_one_batch_move_both():

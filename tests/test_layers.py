@@ -22,6 +22,7 @@ LAYERS = {
     "checkpoint": 1,
     "checks": 1,
     "compare": 1,
+    "critics": 1,
     "guards": 1,
     "mining": 1,
     "sample": 1,

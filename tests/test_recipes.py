@@ -186,3 +186,58 @@ def test_a_bound_between_two_views_takes_its_steps(tmp_path):
     held = [r for r in tiny_runs.lines(out, "panel") if r["of"] == "validation"]
     assert [r["step"] for r in held] == [0, 2]
     assert held[1]["uniformity"] != held[0]["uniformity"]
+
+
+# Kemertas et al. 2020: figures in percent, NMI where the recipe measures it; classes and rows of a
+# batch.
+RANKMI = {
+    "cub": ({"1": 66.7, "2": 77.2, "4": 85.1, "8": 91.0}, 71.3, (24, 5)),
+    "cars": ({"1": 83.3, "2": 89.8, "4": 93.8, "8": 96.5}, 69.4, (24, 5)),
+    "sop": ({"1": 74.3, "10": 87.9, "100": 94.9, "1000": 98.3}, None, (60, 2)),
+}
+
+
+@pytest.mark.parametrize("name", RANKMI)
+def test_rankmis_recipes_are_what_its_paper_says(name):
+    recalls, nmi, (classes, rows) = RANKMI[name]
+    said = load_recipe(f"rankmi_{name}")
+    printed = {f"recall@{k}": value / 100 for k, value in recalls.items()}
+    printed |= {} if nmi is None else {"nmi": nmi / 100}
+    assert said["paper"]["cosine"] == pytest.approx(printed)
+    assert set(printed) <= set(said["evaluate"])
+    assert said["paper"]["data"] == name
+    full = complete(resolve(said))
+    assert classes * rows == 120
+    assert full["sampler"] == {"balanced": {"classes": classes, "per_class": rows}}
+    objective = full["objective"]["rankmi"]
+    paper = {"k": 1, "margin": 0.2, "beta": 1.0, "warmup": 0, "width": 128, "layers": 2}
+    assert {key: objective[key] for key in paper} == paper
+    rates = {key: node["adam"]["lr"] for key, node in full["optim"].items()}
+    assert rates.pop("default") == 1e-3
+    assert rates == {"encoder.trunk": 1e-5, "encoder.head": 1e-3, "statistics": 1e-3}
+    assert all(node["adam"]["weight_decay"] == 1e-4 for node in full["optim"].values())
+    assert full["encoder"]["head"]["dim"] == 128
+    head = recipe_files()[f"rankmi_{name}"].read_text(encoding="utf-8").partition("about:")[0]
+    assert "Not reproduced here" in head
+    assert "computed, not measured" in head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANKMI)
+def test_rankmis_recipes_take_their_steps(tmp_path, monkeypatch, name):
+    module = importlib.import_module(f"nearkin.data.{name}")
+    monkeypatch.setattr(module, "OFFICIAL", {})
+    folder = layouts.ALL[name](tmp_path / name)
+    trunk = {"weights": None, "image_size": 32, "resize": 36}
+    settings = {f"encoder.head.trunk.resnet50_paper.{key}": v for key, v in trunk.items()}
+    settings |= {f"data.{name}.path": str(folder), "train.epochs": 2, "train.workers": 1}
+    settings |= {"sampler.balanced.classes": 2, "sampler.balanced.per_class": 2}
+    run = train(
+        load_recipe(f"rankmi_{name}"), set=settings, out=tmp_path / "run", reporter=Reporter(None)
+    )
+    assert run.metrics["selected"]["by"] == "last epoch"
+    assert "test classes chose" in run.metrics["best_on_test"]["by"]
+    (first, *_) = tiny_runs.lines(tmp_path / "run", "step")
+    assert first["learns"] == ["encoder"]
+    assert set(first["rates"]) == {"encoder.trunk", "encoder.head", "statistics"}
+    assert "<h2>RankMI</h2>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -34,6 +34,11 @@ KINDS = {
     },
     "alternating": {"objective": tiny_runs.ALTERNATING},
     "steps": {"train": {"steps": 15}},
+    "rankmi": {
+        "objective": tiny_runs.RANKMI,
+        "sampler": {"balanced": {"classes": 4, "per_class": 4}},
+        "optim": {"default": tiny_runs.ADAMW, "statistics": {"adam": {"lr": 0.01}}},
+    },
     "head": {"encoder": {"head": {"dim": 4, "start": "whitened", "dropout": 0.2}}},
 }
 

@@ -16,6 +16,7 @@ ADAMW = {"adamw": {"lr": 0.01}}
 MOMENTUM = {"sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}}
 MEMORY = {"compared": {"compare": {"memory": {"size": 40}}, "loss": {"contrastive": {}}}}
 CRITIC = {"jensen_shannon": {"critic_steps": 2, "width": 8}}
+RANKMI = {"rankmi": {"warmup": 3, "width": 8}}
 ALTERNATING = {"alternating_jensen_shannon": {"critic_steps": 2, "width": 8}}
 
 

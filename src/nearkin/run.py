@@ -363,7 +363,7 @@ class _Run:
     def validate(self, loop: Loop, epoch: int) -> dict[str, Any]:
         """Scores after an epoch; "score" is what selection goes by."""
         parts, train = self.parts, self.parts.train
-        said: dict[str, Any] = {}
+        said: dict[str, Any] = parts.method.recorded()
         z: Tensor | None = None
         wanted = list(dict.fromkeys([*QUICK, train.select_by]))
         if parts.splits.validation is not None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ EXAMPLES = {
     "mined": {"compared": {**PAIRS["compared"], "mining": {"semi_hard": {}}}},
     "learned": {"compared": {**PAIRS["compared"], "learn": {"temperature": {"start": 0.1}}}},
     "pce": {"pce": {"lam": 0.5}},
+    "rankmi": {"rankmi": {}},
+    "rankmi of all pairs": {"rankmi": {"k": 2, "warmup": 1, "margin": None, "cutoff": None}},
     "across_views": {"compared": {"compare": {"across_views": {}}, "loss": {"infonce": {}}}},
     "bound": {"bound": {"compare": {"proxies": {}}, "loss": {"jsd": {}}, "critic": {"linear": {}}}},
     "bound_in_turns": {
@@ -43,6 +46,7 @@ EXAMPLES = {
                 "one": CLASSIFIER,
                 "two": {"jensen_shannon": {"width": 8}},
                 "three": {"alternating_jensen_shannon": {"width": 8}},
+                "four": {"rankmi": {"width": 8}},
             },
             "weights": {"two": 0.1},
         }
@@ -133,7 +137,9 @@ class TestEvery:
         for z, batch in batches():
             z.requires_grad_()
             before = copy.deepcopy(objective)
+            torch.manual_seed(5)  # what an objective draws, the loop seeds for each step
             encoders = [t for t in objective.turns(z, batch) if "encoder" in t.learns]
+            torch.manual_seed(5)
             for _ in before.before(z.detach(), batch):
                 pass
             terms = before(z, batch)
@@ -167,6 +173,11 @@ class TestEvery:
         few = Batch(None, **{key: batch[key] for key in objective.needs})
         terms = objective(z.requires_grad_(), few)
         assert terms is None or terms.total.isfinite()
+
+    def test_what_it_records_is_plain(self, name):
+        objective = train(made(name), 3)
+        said = objective.recorded()
+        assert json.loads(json.dumps(said, allow_nan=False)) == said
 
     def test_diagnosis_changes_nothing(self, name):
         objective = made(name)

@@ -50,6 +50,7 @@ OBJECTIVES = {
     "compared": compared({"in_batch": {"closeness": "euclidean"}}, {"contrastive": {}}),
     "jensen_shannon": {"jensen_shannon": {"critic_steps": 2, "width": 8}},
     "alternating_jensen_shannon": {"alternating_jensen_shannon": {"critic_steps": 1, "width": 8}},
+    "rankmi": {"rankmi": {"k": 1, "warmup": 1, "width": 8, "monotone": 0.1, "slope": 0.1}},
     "center": {"center": {"weight": 0.1}},
     "pce": {"pce": {"lam": 1.0, "detach": False}},
     "embedding_norm": {"embedding_norm": {}},

@@ -48,6 +48,10 @@ class Method(nn.Module):
         """Numbers for the log about the last batch that was watched."""
         return {}
 
+    def recorded(self) -> dict[str, Any]:
+        """What the report draws of the parts that learn, in the log's line of every epoch."""
+        return {}
+
 
 class Supervised(Method):
     """An encoder that minimizes an objective."""
@@ -83,6 +87,10 @@ class Supervised(Method):
     def diagnosis(self) -> dict[str, float]:
         """pull, push, mean pairwise cosine and effective rank of the last batch watched."""
         return self._noted
+
+    def recorded(self) -> dict[str, Any]:
+        """What the objective records."""
+        return self.objective.recorded()
 
 
 @torch.no_grad()

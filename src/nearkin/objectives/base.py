@@ -4,7 +4,7 @@ stead. The members stand in the files beside."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,11 @@ class Objective(nn.Module):
     def diagnosis(self, z: Tensor, batch: Batch) -> dict[str, float]:
         """Numbers for the log about this batch (pull, push: see `pull_and_push`); `z` has no
         gradient."""
+        return {}
+
+    def recorded(self) -> dict[str, Any]:
+        """What the report draws of the objective's own parts, as plain numbers and lists; it stands
+        in the log's line of every epoch."""
         return {}
 
     def turns(self, z: Tensor, batch: Batch) -> Iterator[Turn]:

@@ -12,30 +12,9 @@ from torch import Tensor, nn
 
 from nearkin.compare import InBatch
 from nearkin.core import Batch, Comparison, Terms, Turn
+from nearkin.critics import DistanceCritic
 from nearkin.losses.bounds import jsd
 from nearkin.objectives.base import Objective, pull_and_push
-
-
-class DistanceCritic(nn.Module):
-    """Distance -> logit of "same class", V(d) = net(d) - d (Kemertas et al. 2020, eq. 14).
-
-    The residual -d makes V decrease from the start, so that same pairs are pulled and different
-    ones pushed.
-    """
-
-    def __init__(self, width: int = 128, layers: int = 2):
-        super().__init__()
-        inner = [m for _ in range(layers) for m in (nn.Linear(width, width), nn.LeakyReLU(0.1))]
-        self.net = nn.Sequential(
-            nn.Linear(1, width), nn.LeakyReLU(0.1), *inner, nn.Linear(width, 1)
-        )
-        for module in self.net:
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-
-    def forward(self, distance: Tensor) -> Tensor:
-        """Any shape -> the same shape."""
-        return self.net(distance[..., None])[..., 0] - distance
 
 
 class JensenShannon(Objective):

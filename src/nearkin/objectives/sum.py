@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -90,6 +90,14 @@ class Sum(Objective):
                 else:
                     total[f"{key}.{what}"] = value
         return total
+
+    def recorded(self) -> dict[str, Any]:
+        """What the parts record, as `part.what`."""
+        return {
+            f"{key}.{what}": value
+            for key, part in self._named()
+            for what, value in part.recorded().items()
+        }
 
     def _named(self) -> Iterator[tuple[str, Objective]]:
         for key, part in self.parts.items():

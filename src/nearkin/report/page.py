@@ -15,6 +15,7 @@ from nearkin.report.facts import facts, flat
 from nearkin.report.gallery import Ranked, rank_queries, worst_classes
 from nearkin.report.paper import read_paper
 from nearkin.report.projection import Map, class_colors, embedding_map
+from nearkin.report.rankmi import rankmi_plots
 from nearkin.report.scores import Row
 from nearkin.report.thumbnails import sheet, thumbnails
 from nearkin.report.view import RunView
@@ -222,6 +223,7 @@ def _run(one: Seen, number: int, detail: Detail) -> dict[str, Any]:
         "panel": embedding.panel_plots(view.log),
         "panel_rows": embedding.rows_of_panel(view.log),
         "distances": course.distance_plots(view.log),
+        "rankmi": rankmi_plots(view.log, chosen),
         "ranked": ranked,
         "galleries": [
             (title, note, [found.shown(view, line, picture) for line in lines])
