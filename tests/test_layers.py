@@ -14,6 +14,7 @@ LAYERS = {
     "closed": 0,
     "core": 0,
     "reduce": 0,
+    "rows": 0,
     "archives": 1,
     "boxes": 1,
     "cache": 1,
@@ -40,6 +41,7 @@ LAYERS = {
     "optimizers": 1,
     "schedules": 1,
     "learners": 1,
+    "search": 1,
     "losses": 1,
     "information": 2,
     "objectives": 2,
@@ -92,6 +94,7 @@ BESIDE = {
     "pretrained": {"cache"},
     "pictures": {"ahead", "cache", "crops", "inputs", "pixels", "runtime", "store"},
     "evaluation": {"information"},
+    "search": {"cache"},
     "settings": {"catalog"},
     "config": {"catalog", "settings"},
 }

@@ -5,33 +5,35 @@ Counting, metrics and intervals stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from nearkin.evaluation.base import Embedded
-from nearkin.evaluation.catalog import OfRanking, chosen
-from nearkin.evaluation.closeness import space_of
+from nearkin.evaluation.base import Embedded, Ranking
+from nearkin.evaluation.catalog import OfRanking, chosen, depth_of
 from nearkin.evaluation.counting import Retrieval, rankings
+from nearkin.evaluation.plan import Plan, plan_of
 from nearkin.evaluation.relevance import Relevance, groups_of
 from nearkin.evaluation.result import Result
+from nearkin.evaluation.screened import Sides, screened
 from nearkin.information.given import Labels, Rows, labels_together
+from nearkin.search.space import space_of
 
 METRICS = ("recall@1", "map@r")
 
 
 class Gather(Protocol):
-    """How several processes share the queries: each scores a slice, all get all values."""
+    """How several processes share the work: each does a slice of it, all get all values."""
 
     def slice(self, n: int) -> slice:
-        """Which of n queries this process scores; the slices of all processes follow each other."""
+        """Which of n parts this process does; the slices of all processes follow each other."""
         ...
 
     def concatenate(self, values: Tensor) -> Tensor:
-        """The values (q,) float64 of all processes in the order of their slices: (n,)."""
+        """The values (q,) of all processes in the order of their slices: (n,)."""
         ...
 
 
@@ -58,6 +60,8 @@ def evaluate(
     exclude: Any = None,
     seed: int = 0,
     gather: Gather | None = None,
+    planned: Callable[[Plan], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Exact metrics of any embeddings, in bounded memory (below 512 MiB beside them).
 
@@ -72,7 +76,9 @@ def evaluate(
     closeness       "cosine" (a row of zeros has similarity 0), "euclidean" or "inner"
     exclude         group ids (N,), or (query ids, gallery ids); pairs of an equal id are skipped
     seed            of k-means, of the probe's folds and of the resampling
-    gather          shares the queries among processes; None: one process
+    gather          shares the work among processes; None: one process
+    planned         told what the metrics of rankings will take, before they are computed
+    progress        told of (done, total) blocks of similarities
 
     Two similarities within 1e-12·|q||g| are a tie (euclidean: 1e-12·(|q|² + |g|²)/2 of the rows
     shifted by the gallery's mean, which is never smaller; where the two items differ in |g|, the
@@ -81,15 +87,18 @@ def evaluate(
     row).
 
     Raises ValueError or TypeError for anything else than this, and where no query has a relevant
-    item.
+    item; MemoryError where not even one block fits into the memory that is free.
     """
     ranked, whole = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
     gather = gather or OneProcess()
     values: dict[str, Tensor] = {}
     if ranked:
-        mine = _per_query(task, ranked, gather.slice(len(task.queries)))
-        values = {name: gather.concatenate(value) for name, value in mine.items()}
+        plan, few = plan_of(task, _depth(task, ranked))
+        if planned is not None:
+            planned(plan)
+        span = slice(0, len(task.queries))
+        values = _per_query(task, ranked, span, few, plan, gather, progress)
         _require_relevant(values, task)
     embedded = Embedded(task.queries, _on_cpu(task.relevance.query), closeness, seed)
     found = {key: v for metric in whole.values() for key, v in metric(embedded).items()}
@@ -113,17 +122,59 @@ def per_query_values(
     """
     ranked, _ = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
-    return _per_query(task, ranked, queries or slice(None))
+    start, stop, step = (queries or slice(None)).indices(len(task.queries))
+    if step != 1:
+        raise ValueError(f"queries must be a slice without a step, not {queries}")
+    plan, few = plan_of(task, _depth(task, ranked), max(0, stop - start))
+    return _per_query(task, ranked, slice(start, max(start, stop)), few, plan, OneProcess(), None)
 
 
-def _per_query(task: Retrieval, metrics: dict[str, OfRanking], queries: slice) -> dict[str, Tensor]:
-    rows = torch.arange(len(task.queries), device=task.gallery.device)[queries]
-    values = {name: torch.empty(len(rows), dtype=torch.float64) for name in metrics}
-    for places, ranking in rankings(task, rows):
-        none = ranking.relevant == 0
-        for name, metric in metrics.items():
-            values[name][places.cpu()] = metric(ranking).masked_fill(none, torch.nan).cpu()
+def _depth(task: Retrieval, metrics: Iterable[str]) -> int:
+    return depth_of(metrics, max(1, int(task.relevance.most_relevant().max())))
+
+
+def _per_query(
+    task: Retrieval,
+    metrics: dict[str, OfRanking],
+    span: slice,
+    few: Tensor,
+    plan: Plan,
+    gather: Gather,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Tensor]:
+    """(q,) float64 of each metric for the queries of a span.
+
+    few     (Q,) bool: queries that are screened; the others are compared in float64, each process
+            a share of them
+    """
+    values = {
+        name: torch.full((span.stop - span.start,), torch.nan, dtype=torch.float64)
+        for name in metrics
+    }
+    if bool(few[span].any()):
+        depth = _depth(task, metrics)
+        work = screened(task, Sides.of(task), span, depth, few, plan, gather, progress)
+        for rows, ranking in work:
+            for name, value in _scored(metrics, ranking).items():
+                values[name][(rows - span.start).cpu()] = value
+    many = (~few[span]).nonzero()[:, 0] + span.start
+    if len(many):
+        mine = many[gather.slice(len(many))]
+        parts = {name: torch.empty(len(mine), dtype=torch.float64) for name in metrics}
+        for places, ranking in rankings(task, mine):
+            for name, value in _scored(metrics, ranking).items():
+                parts[name][places.cpu()] = value
+        for name, part in parts.items():
+            values[name][(many - span.start).cpu()] = gather.concatenate(part)
     return values
+
+
+def _scored(metrics: dict[str, OfRanking], ranking: Ranking) -> dict[str, Tensor]:
+    """The values (B,) of every metric; NaN where nothing is relevant."""
+    none = ranking.relevant == 0
+    return {
+        name: metric(ranking).masked_fill(none, torch.nan).cpu() for name, metric in metrics.items()
+    }
 
 
 def _retrieval(

@@ -1,0 +1,1 @@
+"""Nearest neighbors: exact, by screened blocks."""
