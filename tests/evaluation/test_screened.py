@@ -6,15 +6,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nearkin.evaluation import counted, evaluate, per_query_values, plan, screened
-from nearkin.search import tiles
+from nearkin.evaluation import evaluate, per_query_values, plan, screened
+from nearkin.search import loops, tiles
 from nearkin.search.screen import has_bfloat16
 
 ALL = ("recall@1", "recall@7", "precision@3", "r_precision", "map@r", "map@3", "map@500")
 ALL += ("mrr", "ndcg@5", "ndcg@500", "cmc@2")
 CLOSENESS = ("cosine", "euclidean", "inner")
 DTYPES = (torch.float32, torch.bfloat16)
-HAS_NUMBA = counted.compiled() is not None
+HAS_NUMBA = loops.compiled() is not None
 FORMS = ["plain", pytest.param("compiled", marks=pytest.mark.skipif(not HAS_NUMBA, reason="numba"))]
 
 
@@ -26,7 +26,7 @@ class Forced:
         monkeypatch.setattr(tiles, "SIDE", side)
         monkeypatch.setattr(screened, "precision", lambda *_: dtype)
         if form == "plain":
-            monkeypatch.setattr(counted, "compiled", lambda: None)
+            monkeypatch.setattr(loops, "compiled", lambda: None)
 
 
 @pytest.fixture(params=DTYPES, ids=("float32", "bfloat16"))

@@ -89,6 +89,11 @@ WHOLE: dict[str, Entry] = {
         "Vinh et al. 2010",
         clustering.ami,
     ),
+    "f1": Entry(
+        "F1 over pairs of rows that share a cluster and a class, beside f1_random",
+        "Song et al. 2016",
+        clustering.f1,
+    ),
     "information": Entry(
         "lower bound of I(Z;Y) in bits, beside its ceiling H(Y)",
         "Boudiaf et al. 2020, Lemma 2",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nearkin.search import loops
 from nearkin.search.screen import Bound
 from nearkin.search.side import Side
 from nearkin.search.space import TIE
@@ -23,19 +21,9 @@ if TYPE_CHECKING:
 OPEN = 4096  # pairs compared in float64 at a time
 
 
-@lru_cache(maxsize=1)
-def compiled() -> Any:
-    """The compiled loops; None without numba (extra `fast`), where plain torch gives the same."""
-    try:
-        from nearkin.search import compiled as loops
-    except ImportError:
-        return None
-    return loops
-
-
 def usable(sides: Sides) -> Any:
     """The compiled loops where they fit: rows in main memory."""
-    return compiled() if sides.queries.norm.device.type == "cpu" else None
+    return loops.compiled() if sides.queries.norm.device.type == "cpu" else None
 
 
 def counter(
@@ -49,19 +37,6 @@ def counter(
 def seconds_an_open_pair(task: Retrieval, sides: Sides) -> float:
     """About what one comparison in float64 costs."""
     return (3e-6 if usable(sides) is None else 3e-8) + 1.5e-10 * task.queries.dim
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Products of float32 in float32, whatever was allowed before: the bound is that of float32."""
-    cuda, before = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
-    allowed = cuda.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-        cuda.allow_tf32 = allowed
 
 
 def _lows(sides: Sides, goal: Thresholds, bound: Bound) -> tuple[Tensor, float]:
@@ -161,13 +136,13 @@ class Compiled:
     def __init__(
         self, task: Retrieval, sides: Sides, goal: Thresholds, counts: Tensor, bound: Bound
     ):
-        self.loops, self.goal, self.counts = compiled(), goal, counts.numpy()
+        self.loops, self.goal, self.counts = loops.compiled(), goal, counts.numpy()
         self.first, self.values = goal.first.numpy(), goal.values.numpy()
         low, reach = _lows(sides, goal, bound)
         self.low, self.own = low.numpy(), task.relevance.leave_one_out
         self.queries = Arrays(sides.queries, task.relevance.query, task, 0)
         self.gallery = Arrays(sides.gallery, task.relevance.gallery, task, 1)
-        self.terms = terms_of(self.loops, sides.queries, bound, reach)
+        self.terms = loops.terms_of(self.loops, sides.queries, bound, reach)
         # A block of queries counts in one worker at a time.
         self.locks = {at: threading.Lock() for at in range(goal.start, goal.stop)}
 
@@ -178,7 +153,7 @@ class Compiled:
         a, b = queries.start - self.goal.start, queries.stop - self.goal.start
         goal = self.loops.Goal(self.first[a : b + 1], self.low[a:b], self.values, self.counts)
         with self.locks[queries.start]:
-            self.loops.count_rows(bits_of(tile), q, g, goal, self.terms, own)
+            self.loops.count_rows(loops.bits_of(tile), q, g, goal, self.terms, own)
 
     def columns(self, tile: Tensor, queries: slice, gallery: slice) -> None:
         """Count the same tile for the gallery, whose items are queries too: its columns."""
@@ -189,8 +164,8 @@ class Arrays:
     """A side and its labels as arrays, cut into parts."""
 
     def __init__(self, side: Side, labels: Any, task: Any, place: int):
-        self.side, self.loops = side, compiled()
-        self.whole = side_arrays(side)
+        self.side, self.loops = side, loops.compiled()
+        self.whole = loops.side_arrays(side)
         groups = task.relevance.groups
         self.code = labels.codes.numpy()
         self.group = np.zeros(0, np.int64) if groups is None else groups[place].numpy()
@@ -212,52 +187,26 @@ class Arrays:
         )
 
 
-def side_arrays(side: Side) -> tuple[np.ndarray, ...]:
-    """factor, norm, half, weight, cut of all rows, as `compiled.Part` names them."""
-    norm, half = side.norm.numpy(), side.half.numpy()
-    cut = (half * (1 - 1e-6)).astype(np.float32)
-    return side.factor.numpy(), norm, half, norm.astype(np.float32), cut
-
-
-def terms_of(loops: Any, side: Side, bound: Bound, reach: float) -> Any:
-    """How tiles of this side, rounded as it is now, are to be read."""
-    return loops.Terms(
-        16 if side.dtype == torch.bfloat16 else 0,
-        bound.flat,
-        bound.steep,
-        np.float32(reach),
-        side.space.name == "cosine",
-        side.space.name == "euclidean",
-        TIE / 2,
-        side.shift,
-    )
-
-
-def bits_of(tile: Tensor) -> np.ndarray:
-    """The bits of a tile as integers of its width."""
-    return tile.view(torch.int16 if tile.dtype == torch.bfloat16 else torch.int32).numpy()
-
-
 def thresholds(
     task: Retrieval, sides: Sides, start: int, stop: int, depth: int, wanted: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(first, values, relevant) as of `screened.Thresholds`, of queries with one label each."""
-    loops, relevance = compiled(), task.relevance
+    made, relevance = loops.compiled(), task.relevance
     queries = Arrays(sides.queries, relevance.query, task, 0).part(slice(start, stop))
     gallery = Arrays(sides.gallery, relevance.gallery, task, 1).part(slice(0, len(task.gallery)))
     order = torch.argsort(relevance.gallery.codes, stable=True).numpy()
     sizes = torch.bincount(relevance.gallery.codes, minlength=len(relevance.query.names))
     begin = np.concatenate([[0], sizes.cumsum(0).numpy()])
-    own = start if relevance.leave_one_out else loops.NEVER
+    own = start if relevance.leave_one_out else made.NEVER
     relevant = torch.from_numpy(
-        loops.relevant_counts(queries.code, queries.group, gallery.group, order, begin, own)
+        made.relevant_counts(queries.code, queries.group, gallery.group, order, begin, own)
     )
     relevant *= wanted[start:stop]
     first = torch.zeros(stop - start + 1, dtype=torch.int64)
     first[1:] = relevant.clamp_max(depth).cumsum(0)
     values = torch.empty(int(first[-1]), dtype=torch.float64)
-    terms = terms_of(loops, sides.queries, Bound(0.0, 0.0), 0.0)
-    loops.relevant(queries, gallery, order, begin, first.numpy(), values.numpy(), terms, own)
+    terms = loops.terms_of(made, sides.queries, Bound(0.0, 0.0), 0.0)
+    made.relevant(queries, gallery, order, begin, first.numpy(), values.numpy(), terms, own)
     return first, values, relevant
 
 

@@ -19,6 +19,7 @@ from nearkin.evaluation import counted
 from nearkin.evaluation.base import NOWHERE, Ranking
 from nearkin.evaluation.counting import Retrieval, query_blocks, thresholds_of
 from nearkin.evaluation.plan import Plan
+from nearkin.search.loops import full_float32
 from nearkin.search.screen import Bound, bound_of, precisions, product, seconds_a_pair
 from nearkin.search.side import Side
 from nearkin.search.tiles import Stripe, Threads, cut, pairs_of, stripes_of
@@ -172,7 +173,7 @@ def count(
         bound = sides.round_to(dtype, plan.held)
         threads = Threads(dtype, counts.device, plan.threads)
         counter = counted.counter(task, sides, goal, counts, bound)
-        with counted.full_float32():
+        with full_float32():
             work = _stripe(sides, queries, gallery, symmetric, threads, counter)
             done = 0
             for tiles in threads.work(work, stripes_of(pairs)):

@@ -350,12 +350,13 @@ def relevant_counts(labels, groups, group, order, start, own):
 
 
 @_jit
-def nearest_rows(tile, q, g, best, index, base, terms, skipped):
+def nearest_rows(tile, q, g, best, index, base, terms, skipped, ties):
     """Take a tile (B, T) into the K nearest items of each of its queries.
 
     best, index  (B, K) float64 and int64: a heap of what was found, its farthest first
     base         the index of the tile's first item
     skipped      (B,) int64: an item that is no neighbor of the query; -1 for none
+    ties         (B,) float64: what an item must be nearer by, to replace one that came before
     """
     rows, columns = tile.shape
     bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
@@ -380,10 +381,10 @@ def nearest_rows(tile, q, g, best, index, base, terms, skipped):
                 v = np.float64(_number(tile[i, j], bits))
                 upper = (v + flat + steep * abs(v)) * norms[i] * norm[j] - half[j]
                 upper += 8 * _tie(norms[i], norm[j], tie, squares)
-                if upper < best[i, 0] or base + j == skipped[i]:
+                if upper <= best[i, 0] + ties[i] or base + j == skipped[i]:
                     continue
                 exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
-                if _nearer(exact, base + j, best[i, 0], index[i, 0]):
+                if exact > best[i, 0] + ties[i]:
                     _replace(best, index, i, exact, base + j)
 
 
@@ -397,7 +398,7 @@ def _floor(value, norm):
 
 @numba.njit(nogil=True)
 def _nearer(value, index, other, place):
-    """Whether an item is nearer than another: of equal ones, the one that was added first."""
+    """Whether an item is nearer than another; of equal ones, the first."""
     return value > other or (value == other and index < place)
 
 
