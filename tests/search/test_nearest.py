@@ -38,7 +38,9 @@ def slowly(q, g, k):
     return order.values[:, :k], order.indices[:, :k]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["cosine", "euclidean", "inner"]),

@@ -63,5 +63,3 @@ def terms_of(loops: Any, side: Side, bound: Bound, reach: float) -> Any:
 def bits_of(tile: Tensor) -> np.ndarray:
     """The bits of a tile as integers of its width."""
     return tile.view(torch.int16 if tile.dtype == torch.bfloat16 else torch.int32).numpy()
-
-

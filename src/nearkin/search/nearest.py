@@ -132,7 +132,9 @@ def _plain(
         least = best[rows].amin(1)
         if lower.shape[1] >= k:
             least = torch.maximum(least, lower.topk(k, dim=1).values[:, -1])
-        row, column = ((upper >= least[:, None] - ties[rows][:, None]) & ~mine).nonzero(as_tuple=True)
+        row, column = ((upper >= least[:, None] - ties[rows][:, None]) & ~mine).nonzero(
+            as_tuple=True
+        )
         if not len(row):
             return
         exact = torch.cat(
