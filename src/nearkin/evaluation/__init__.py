@@ -3,11 +3,17 @@
 from nearkin.evaluation.catalog import metric_names
 from nearkin.evaluation.evaluator import evaluate, per_query_values
 from nearkin.evaluation.intervals import Difference
-from nearkin.evaluation.result import Result, compare_results
+from nearkin.evaluation.neighbors import Wrong
+from nearkin.evaluation.result import DifferentQueriesError, Result, compare_results
+from nearkin.evaluation.tables import Part, Theft
 
 __all__ = [
     "Difference",
+    "DifferentQueriesError",
+    "Part",
     "Result",
+    "Theft",
+    "Wrong",
     "compare_results",
     "evaluate",
     "metric_names",

@@ -66,7 +66,7 @@ RANKED: dict[str, Entry] = {
         1,
     ),
     "ndcg@K": Entry(
-        "discounted gain of the K nearest over the best possible, binary gains",
+        "discounted gain of the K nearest over the best possible; graded with super_labels",
         "Järvelin and Kekäläinen 2002",
         retrieval.ndcg,
         "K",

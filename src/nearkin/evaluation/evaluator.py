@@ -6,23 +6,29 @@ Counting, metrics and intervals stand beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nearkin.evaluation.base import Embedded, Ranking
 from nearkin.evaluation.catalog import OfRanking, chosen, depth_of
 from nearkin.evaluation.counting import Retrieval, rankings
+from nearkin.evaluation.graded import Level, levels_of
+from nearkin.evaluation.neighbors import Neighbors
 from nearkin.evaluation.plan import Plan, plan_of
 from nearkin.evaluation.relevance import Relevance, groups_of
 from nearkin.evaluation.result import Result
+from nearkin.evaluation.retrieval import gain, ideal_gain, reciprocal_rank
 from nearkin.evaluation.screened import Sides, screened
 from nearkin.information.given import Labels, Rows, labels_together
 from nearkin.search.space import space_of
 
 METRICS = ("recall@1", "map@r")
+FIRST = "mrr"  # its inverse is the rank of the first relevant item
 
 
 class Gather(Protocol):
@@ -62,6 +68,9 @@ def evaluate(
     gather: Gather | None = None,
     planned: Callable[[Plan], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    super_labels: Any = None,
+    gallery_super_labels: Any = None,
+    gains: Any = None,
 ) -> Result:
     """Exact metrics of any embeddings, in bounded memory (below 512 MiB beside them).
 
@@ -79,6 +88,15 @@ def evaluate(
     gather          shares the work among processes; None: one process
     planned         told what the metrics of rankings will take, before they are computed
     progress        told of (done, total) blocks of similarities
+    super_labels    (N,) what stands above the classes (makes, families), or (N, L) of several levels,
+                    the finer first; ndcg@K is then graded, see `nearkin.evaluation.graded`; with
+                    gallery_super_labels where there is a gallery
+    gains           (L + 1,) what an item of the query's class gains, and of its super-label, of the
+                    level above it ...: above 0, descending; default L + 1, ..., 2, 1
+
+    The result keeps the rows by reference, to name wrong neighbors when it is asked for them
+    (`Result.forget_rows` lets them go). K may exceed the gallery: then all of it is looked at
+    (recall@K is 1; precision@K still divides by K).
 
     Two similarities within 1e-12·|q||g| are a tie (euclidean: 1e-12·(|q|² + |g|²)/2 of the rows
     shifted by the gallery's mean, which is never smaller; where the two items differ in |g|, the
@@ -91,18 +109,80 @@ def evaluate(
     """
     ranked, whole = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
+    levels = _levels(task, ranked, super_labels, gallery_super_labels, gains)
     gather = gather or OneProcess()
     values: dict[str, Tensor] = {}
+    neighbors = None
     if ranked:
-        plan, few = plan_of(task, _depth(task, ranked))
-        if planned is not None:
-            planned(plan)
-        span = slice(0, len(task.queries))
-        values = _per_query(task, ranked, span, few, plan, gather, progress)
+        work = partial(_all, gather=gather, planned=planned, progress=progress)
+        deep = _discounted(ranked) if levels else {}
+        every = {**ranked, **deep, FIRST: ranked.get(FIRST, reciprocal_rank)}
+        values = work(task, every, _depth(task, ranked))
         _require_relevant(values, task)
+        first = values[FIRST] if FIRST in ranked else values.pop(FIRST)
+        neighbors = Neighbors(task, np.rint(1 / first.numpy()))
+        sums = [{name: values.pop(name) for name in deep}]
+        for level in levels[1:]:
+            above = replace(task, relevance=level.of(task.relevance))
+            sums.append(work(above, deep, _depth(above, {name.partition(":")[0] for name in deep})))
+        values.update(_graded(ranked, levels, sums))
     embedded = Embedded(task.queries, _on_cpu(task.relevance.query), closeness, seed)
     found = {key: v for metric in whole.values() for key, v in metric(embedded).items()}
-    return Result(values, found, embedded.labels, closeness, seed)
+    return Result(values, found, embedded.labels, closeness, seed, neighbors=neighbors)
+
+
+def _all(
+    task: Retrieval,
+    metrics: dict[str, OfRanking],
+    depth: int,
+    *,
+    gather: Gather,
+    planned: Callable[[Plan], None] | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Tensor]:
+    """The values (Q,) of each metric for all queries."""
+    plan, few = plan_of(task, depth)
+    if planned is not None:
+        planned(plan)
+    span = slice(0, len(task.queries))
+    return _per_query(task, metrics, depth, span, few, plan, gather, progress)
+
+
+def _levels(
+    task: Retrieval, metrics: Iterable[str], super_labels: Any, of_gallery: Any, gains: Any
+) -> list[Level]:
+    """The levels of graded relevance; none without super_labels."""
+    if super_labels is None:
+        given = [("gallery_super_labels", of_gallery), ("gains", gains)]
+        for name in [name for name, value in given if value is not None]:
+            raise ValueError(f"{name} are given without super_labels; give both or neither")
+        return []
+    if not any(name.startswith("ndcg@") for name in metrics):
+        raise ValueError("super_labels grade ndcg@K alone, which is not among the metrics; add it")
+    return levels_of(task.relevance, super_labels, of_gallery, gains)
+
+
+def _discounted(metrics: Iterable[str]) -> dict[str, OfRanking]:
+    """The two sums behind every ndcg@K."""
+    return {
+        name + part: partial(function, k=int(name.partition("@")[2]))
+        for name in metrics
+        if name.startswith("ndcg@")
+        for part, function in ((":gain", gain), (":ideal", ideal_gain))
+    }
+
+
+def _graded(
+    metrics: Iterable[str], levels: list[Level], found: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """ndcg@K (Q,) of the sums found on each level; nothing without levels."""
+    names = [name for name in metrics if name.startswith("ndcg@")] if levels else []
+    steps = [level.step for level in levels]
+    return {
+        name: sum(step * sums[name + ":gain"] for step, sums in zip(steps, found, strict=True))
+        / sum(step * sums[name + ":ideal"] for step, sums in zip(steps, found, strict=True))
+        for name in names
+    }
 
 
 def per_query_values(
@@ -125,8 +205,9 @@ def per_query_values(
     start, stop, step = (queries or slice(None)).indices(len(task.queries))
     if step != 1:
         raise ValueError(f"queries must be a slice without a step, not {queries}")
-    plan, few = plan_of(task, _depth(task, ranked), max(0, stop - start))
-    return _per_query(task, ranked, slice(start, max(start, stop)), few, plan, OneProcess(), None)
+    depth, span = _depth(task, ranked), slice(start, max(start, stop))
+    plan, few = plan_of(task, depth, span.stop - start)
+    return _per_query(task, ranked, depth, span, few, plan, OneProcess(), None)
 
 
 def _depth(task: Retrieval, metrics: Iterable[str]) -> int:
@@ -136,6 +217,7 @@ def _depth(task: Retrieval, metrics: Iterable[str]) -> int:
 def _per_query(
     task: Retrieval,
     metrics: dict[str, OfRanking],
+    depth: int,
     span: slice,
     few: Tensor,
     plan: Plan,
@@ -152,7 +234,6 @@ def _per_query(
         for name in metrics
     }
     if bool(few[span].any()):
-        depth = _depth(task, metrics)
         work = screened(task, Sides.of(task), span, depth, few, plan, gather, progress)
         for rows, ranking in work:
             for name, value in _scored(metrics, ranking).items():
@@ -207,7 +288,8 @@ def _retrieval(
             f"z lies on {queries.device} but gallery on {items.device}; move one of them"
         )
     groups = groups_of(exclude, len(queries), None if gallery is None else len(items))
-    relevance = Relevance(pair[0], pair[1], groups, leave_one_out=gallery is None)
+    codes, names = groups and (groups[0].codes, groups[1].codes), groups[0].names if groups else ()
+    relevance = Relevance(pair[0], pair[1], codes, gallery is None, names)
     space = space_of(closeness, queries, items)
     return Retrieval(queries, items, space, relevance.to(items.device))
 
