@@ -3,10 +3,12 @@
 from nearkin.evaluation.catalog import metric_names
 from nearkin.evaluation.evaluator import evaluate, per_query_values
 from nearkin.evaluation.intervals import Difference
+from nearkin.evaluation.plan import Plan
 from nearkin.evaluation.result import Result, compare_results
 
 __all__ = [
     "Difference",
+    "Plan",
     "Result",
     "compare_results",
     "evaluate",
