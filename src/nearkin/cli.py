@@ -482,3 +482,7 @@ def _failed(text: str, code: int) -> int:
     if _first():
         print(f"nearkin: {' '.join(text.split())}", file=sys.stderr)
     return code
+
+
+# Below, because these commands take what stands above.
+import nearkin.cli_index  # noqa: E402, F401

@@ -3,15 +3,18 @@
 from nearkin.evaluation.catalog import metric_names
 from nearkin.evaluation.evaluator import evaluate, per_query_values
 from nearkin.evaluation.intervals import Difference
+from nearkin.evaluation.nearby import Neighbors, neighbors
 from nearkin.evaluation.plan import Plan
 from nearkin.evaluation.result import Result, compare_results
 
 __all__ = [
     "Difference",
+    "Neighbors",
     "Plan",
     "Result",
     "compare_results",
     "evaluate",
     "metric_names",
+    "neighbors",
     "per_query_values",
 ]
