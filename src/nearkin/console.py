@@ -58,6 +58,10 @@ class Reporter:
         pace = self.pace(done, time.monotonic())
         self._now_and_then(f"embedded {done} of {total} items{pace}")
 
+    def compared(self, done: int, total: int) -> None:
+        """So many of the blocks of similarities are compared."""
+        self._now_and_then(f"compared {done:,} of {total:,} blocks")
+
     def megabytes(self, what: str, done: int, total: int) -> None:
         """So many bytes of the work `what` are done; the total is 0 where unknown."""
         of = f" of {total // 10**6}" if total else ""
@@ -124,6 +128,12 @@ class Bar(Reporter):
     def embedded(self, done: int, total: int) -> None:
         """The bar shows items."""
         self._count("embedding", done, total)
+
+    def compared(self, done: int, total: int) -> None:
+        """The bar shows blocks of similarities."""
+        self._show("comparing", done, total, "")
+        if done == total:
+            self._remove()
 
     def megabytes(self, what: str, done: int, total: int) -> None:
         """The bar shows millions of bytes."""

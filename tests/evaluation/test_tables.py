@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearkin.evaluation import evaluate, neighbors, plan
+from nearkin.evaluation import evaluate, mistakes
 
 GENERATOR = np.random.default_rng(0)
 Y = np.r_[GENERATOR.integers(0, 12, 100), 50]
@@ -39,7 +39,7 @@ def slowly(z, x, relevant, skipped, closeness):
 @pytest.mark.parametrize("exclude", [False, True])
 @pytest.mark.parametrize("grid", [False, True])
 def test_wrong_neighbors_equal_a_slow_loop(closeness, gallery, exclude, grid, monkeypatch):
-    monkeypatch.setattr(neighbors, "FEW", 1)  # most queries look again, at more
+    monkeypatch.setattr(mistakes, "FEW", 1)  # most queries look again, at more
     z, x = (np.round(rows) + 0.25 for rows in (Z, X)) if grid else (Z, X)
     x, yx = (x, YX) if gallery else (z, Y)
     relevant = Y[:, None] == yx[None]
@@ -128,24 +128,30 @@ def test_a_collapsed_embedding_looks_at_as_many_as_it_must():
     assert {w.rank for w in found if w.label == 1} == {301}
 
 
-def test_rows_of_every_kind_are_searched(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "SMALL", 0)
+@pytest.mark.parametrize("closeness", ["cosine", "euclidean"])
+def test_rows_as_tensors_and_of_few_digits(closeness):
+    expected = evaluate(Z, Y, metrics="recall@1", closeness=closeness).wrong(1000)
+    for rows in (torch.from_numpy(Z), Z.tolist()):
+        assert evaluate(rows, Y, metrics="recall@1", closeness=closeness).wrong(1000) == expected
+    half = evaluate(Z.astype(np.float16), Y, metrics="recall@1", closeness=closeness)
+    wide = Z.astype(np.float16).astype(float)
+    wide = evaluate(wide, Y, metrics="recall@1", closeness=closeness).wrong(1000)
+    assert [w[:2] for w in half.wrong(1000)] == [w[:2] for w in wide]
+
+
+@pytest.mark.slow
+def test_memory_maps_are_searched(tmp_path):
     expected = evaluate(Z, Y, metrics="recall@1").wrong(1000)
     np.save(tmp_path / "z.npy", Z)
     mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
-    for rows in (mapped, torch.from_numpy(Z), Z.tolist(), np.asfortranarray(Z)):
-        assert evaluate(rows, Y, metrics="recall@1").wrong(1000) == expected
-    for dtype in (np.float32, np.float16):
-        narrow = evaluate(Z.astype(dtype), Y, metrics="recall@1")
-        wide = evaluate(Z.astype(dtype).astype(float), Y, metrics="recall@1")
-        assert [w[:2] for w in narrow.wrong(99)] == [w[:2] for w in wide.wrong(99)]
+    assert evaluate(mapped, Y, metrics="recall@1").wrong(1000) == expected
 
 
 def test_blocks_of_queries_find_the_same(monkeypatch):
     expected = evaluate(Z, Y, metrics="recall@1").wrong(1000)
-    monkeypatch.setattr(neighbors, "QUERIES", 7)
-    monkeypatch.setattr(neighbors, "PLACES", 12)
-    monkeypatch.setattr(neighbors, "PAIRS", 5)
+    monkeypatch.setattr(mistakes, "QUERIES", 7)
+    monkeypatch.setattr(mistakes, "PLACES", 12)
+    monkeypatch.setattr(mistakes, "PAIRS", 5)
     assert evaluate(Z, Y, metrics="recall@1").wrong(1000) == expected
 
 

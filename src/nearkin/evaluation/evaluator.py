@@ -18,9 +18,9 @@ from nearkin.evaluation.base import Embedded, Ranking
 from nearkin.evaluation.catalog import OfRanking, chosen, depth_of
 from nearkin.evaluation.counting import Retrieval, rankings
 from nearkin.evaluation.graded import Level, levels_of
-from nearkin.evaluation.neighbors import Neighbors
+from nearkin.evaluation.mistakes import Mistakes
 from nearkin.evaluation.plan import Plan, plan_of
-from nearkin.evaluation.relevance import Relevance, groups_of
+from nearkin.evaluation.relevance import Relevance, named_groups
 from nearkin.evaluation.result import Result
 from nearkin.evaluation.retrieval import gain, ideal_gain, reciprocal_rank
 from nearkin.evaluation.screened import Sides, screened
@@ -112,7 +112,7 @@ def evaluate(
     levels = _levels(task, ranked, super_labels, gallery_super_labels, gains)
     gather = gather or OneProcess()
     values: dict[str, Tensor] = {}
-    neighbors = None
+    mistakes = None
     if ranked:
         work = partial(_all, gather=gather, planned=planned, progress=progress)
         deep = _discounted(ranked) if levels else {}
@@ -120,7 +120,7 @@ def evaluate(
         values = work(task, every, _depth(task, ranked))
         _require_relevant(values, task)
         first = values[FIRST] if FIRST in ranked else values.pop(FIRST)
-        neighbors = Neighbors(task, np.rint(1 / first.numpy()))
+        mistakes = Mistakes(task, np.rint(1 / first.numpy()))
         sums = [{name: values.pop(name) for name in deep}]
         for level in levels[1:]:
             above = replace(task, relevance=level.of(task.relevance))
@@ -128,7 +128,7 @@ def evaluate(
         values.update(_graded(ranked, levels, sums))
     embedded = Embedded(task.queries, _on_cpu(task.relevance.query), closeness, seed)
     found = {key: v for metric in whole.values() for key, v in metric(embedded).items()}
-    return Result(values, found, embedded.labels, closeness, seed, neighbors=neighbors)
+    return Result(values, found, embedded.labels, closeness, seed, mistakes=mistakes)
 
 
 def _all(
@@ -287,7 +287,7 @@ def _retrieval(
         raise ValueError(
             f"z lies on {queries.device} but gallery on {items.device}; move one of them"
         )
-    groups = groups_of(exclude, len(queries), None if gallery is None else len(items))
+    groups = named_groups(exclude, len(queries), None if gallery is None else len(items))
     codes, names = groups and (groups[0].codes, groups[1].codes), groups[0].names if groups else ()
     relevance = Relevance(pair[0], pair[1], codes, gallery is None, names)
     space = space_of(closeness, queries, items)

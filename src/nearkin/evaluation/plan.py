@@ -45,11 +45,11 @@ class Plan:
 
     def __str__(self) -> str:
         megabytes, seconds = max(1, round(self.bytes / 1e6)), self.seconds
-        took = f"{seconds:.0f} s" if seconds >= 1.5 else "1 s" if seconds > 0.5 else "less than 1 s"
+        took = f"about {seconds:.0f} s" if seconds >= 1.5 else "about a second"
         blocks = f"{self.tiles:,} block{'' if self.tiles == 1 else 's'} of {tiling.SIDE:,} x {tiling.SIDE:,}"
         return (
             f"{self.queries:,} queries x {self.gallery:,} items x {self.dim:,} dimensions: "
-            f"{blocks}, at most {megabytes:,} MB beside them, about {took}"
+            f"{blocks}, at most {megabytes:,} MB beside them, {took}"
         )
 
 

@@ -100,7 +100,13 @@ class Relevance:
         return Relevance(query, gallery, groups, self.leave_one_out, self.group_names)
 
 
-def groups_of(exclude: Any, queries: int, gallery: int | None) -> tuple[Labels, Labels] | None:
+def groups_of(exclude: Any, queries: int, gallery: int | None) -> tuple[Tensor, Tensor] | None:
+    """The codes of `named_groups`, which says what it takes and raises."""
+    groups = named_groups(exclude, queries, gallery)
+    return groups and (groups[0].codes, groups[1].codes)
+
+
+def named_groups(exclude: Any, queries: int, gallery: int | None) -> tuple[Labels, Labels] | None:
     """Group ids from (N,), or from (query ids, gallery ids); lengths checked.
 
     Raises ValueError for another form or length, TypeError for ids that are no integers or texts.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nearkin.evaluation.intervals import Difference, difference, interval, units_of
-from nearkin.evaluation.neighbors import Neighbors, Wrong
+from nearkin.evaluation.mistakes import Mistakes, Wrong
 from nearkin.evaluation.tables import Part, Theft, parts, thefts, worst
 from nearkin.information.given import Labels, given_labels
 
@@ -27,7 +27,7 @@ class Result(Mapping[str, float]):
     labels      of the queries; intervals resample their classes (sets of labels, for multi-hot)
     closeness   by which the rows were compared
     seed        of the resampling
-    neighbors   finds wrong neighbors when it is asked to; None for a result without rankings
+    mistakes    finds wrong neighbors when it is asked to; None for a result without rankings
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Result(Mapping[str, float]):
         labels: Labels,
         closeness: str,
         seed: int = 0,
-        neighbors: Neighbors | None = None,
+        mistakes: Mistakes | None = None,
     ):
         self._per_query = {
             name: np.asarray(values, dtype=np.float64) for name, values in per_query.items()
@@ -46,7 +46,7 @@ class Result(Mapping[str, float]):
         self._labels = labels
         self._classes = labels.codes.cpu().numpy()
         self._intervals: dict[tuple[str, str], tuple[float, float]] = {}
-        self._neighbors = neighbors
+        self._mistakes = mistakes
         self.closeness = closeness
         self.seed = seed
 
@@ -128,7 +128,7 @@ class Result(Mapping[str, float]):
         values = self.per_query(name)
         if groups is not None:
             return parts(values, given_labels(groups, len(values), "groups", "the result"))
-        relevance = None if self._neighbors is None else self._neighbors.task.relevance
+        relevance = None if self._mistakes is None else self._mistakes.task.relevance
         if relevance is None or relevance.groups is None:
             raise ValueError(
                 "there are no groups: nothing was excluded by group ids; give groups, one id for "
@@ -169,15 +169,15 @@ class Result(Mapping[str, float]):
 
     def forget_rows(self) -> None:
         """Let the rows go, which the result keeps by reference; `wrong` and `thieves` need them."""
-        self._neighbors = None
+        self._mistakes = None
 
-    def _found(self) -> Neighbors:
-        if self._neighbors is None:
+    def _found(self) -> Mistakes:
+        if self._mistakes is None:
             raise ValueError(
                 "this result has no rows: they were forgotten, or it has no metric of a ranking; "
                 "evaluate again with one, such as recall@1"
             )
-        return self._neighbors
+        return self._mistakes
 
     def to_dict(self, over: str = "classes") -> dict[str, dict[str, float | None]]:
         """{"recall@1": {"value", "low", "high"}, "nmi": {"value"}, ...} of numbers that JSON has.
@@ -193,7 +193,7 @@ class Result(Mapping[str, float]):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_neighbors": None}  # a pickle of figures holds no embeddings
+        return {**self.__dict__, "_mistakes": None}  # a pickle of figures holds no embeddings
 
     def __repr__(self) -> str:
         head = f"{len(self._classes)} queries by {self.closeness}"

@@ -1,4 +1,4 @@
-"""The wrong neighbors: for queries that find another class first, which item that is."""
+"""Mistakes: for queries that find another class first, which item that is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Wrong(NamedTuple):
     rank: int
 
 
-class Neighbors:
+class Mistakes:
     """What stands before the first relevant item of the queries of a task, found on demand.
 
     first  (Q,) float64: the rank of the first relevant item; NaN where there is none
