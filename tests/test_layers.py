@@ -16,6 +16,7 @@ LAYERS = {
     "ranks": 0,
     "core": 0,
     "reduce": 0,
+    "rows": 0,
     "archives": 1,
     "boxes": 1,
     "cache": 1,
@@ -43,6 +44,7 @@ LAYERS = {
     "optimizers": 1,
     "schedules": 1,
     "learners": 1,
+    "search": 1,
     "losses": 1,
     "information": 2,
     "objectives": 2,
@@ -71,6 +73,8 @@ LAYERS = {
     "standalone": 6,
     "batches": 6,
     "cli": 6,
+    "cli_index": 6,
+    "index_files": 6,
 }
 # Files of a wide folder never import each other, but for the files named here.
 WIDE = {
@@ -98,6 +102,7 @@ BESIDE = {
     "pretrained": {"cache"},
     "pictures": {"ahead", "cache", "crops", "inputs", "pixels", "runtime", "store"},
     "evaluation": {"information"},
+    "search": {"cache"},
     "settings": {"catalog"},
     "config": {"catalog", "settings"},
 }

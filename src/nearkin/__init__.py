@@ -16,6 +16,7 @@ _PLACES = {
     "update": "nearkin.loop",
     "evaluate": "nearkin.evaluation",
     "compare_results": "nearkin.evaluation",
+    "Index": "nearkin.search",
     "label_information": "nearkin.information.labels",
     "mutual_information": "nearkin.information.estimate",
     "train": "nearkin.run",
@@ -32,6 +33,7 @@ _PLACES = {
 __all__ = [
     "Batch",
     "Comparison",
+    "Index",
     "Model",
     "Run",
     "Terms",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from nearkin.loop import update
     from nearkin.model import Model, load
     from nearkin.run import Run, train
+    from nearkin.search import Index
     from nearkin.standalone import criterion, objective, sampler
 
 

@@ -130,6 +130,8 @@ def evaluate(
             with_floors=floors,
             trust_code=trust_code,
             progress=reporter.embedded,
+            say=reporter.say,
+            compared=reporter.compared,
         )
     if not _first():
         return
@@ -453,7 +455,7 @@ def _guarded(command: Callable[[], int]) -> int:
         # Whoever read us has gone (`nearkin list | head`); Python must not complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         return _failed(_sentence(error), 2)
     except Exception as error:
         return _unexpected(error)
@@ -496,3 +498,7 @@ def _failed(text: str, code: int) -> int:
     if _first():
         print(f"nearkin: {' '.join(text.split())}", file=sys.stderr)
     return code
+
+
+# Below, because these commands take what stands above.
+import nearkin.cli_index  # noqa: E402, F401

@@ -62,6 +62,10 @@ class Reporter:
         """So many of the estimates are made."""
         self._now_and_then(f"estimated {done} of {total}")
 
+    def compared(self, done: int, total: int) -> None:
+        """So many of the blocks of similarities are compared."""
+        self._now_and_then(f"compared {done:,} of {total:,} blocks")
+
     def megabytes(self, what: str, done: int, total: int) -> None:
         """So many bytes of the work `what` are done; the total is 0 where unknown."""
         of = f" of {total // 10**6}" if total else ""
@@ -132,6 +136,12 @@ class Bar(Reporter):
     def tried(self, done: int, total: int) -> None:
         """The bar shows estimates."""
         self._count("estimates", done, total)
+
+    def compared(self, done: int, total: int) -> None:
+        """The bar shows blocks of similarities."""
+        self._show("comparing", done, total, "")
+        if done == total:
+            self._remove()
 
     def megabytes(self, what: str, done: int, total: int) -> None:
         """The bar shows millions of bytes."""

@@ -65,7 +65,7 @@ def embed(
     model = models.load(run, trust_code=trust_code)
     if precision is not None:
         model.precision = precision
-    items, left_out = _readable(_items(source))
+    items, left_out = readable(items_of(source))
     if not items.ids:
         first = ": ".join(left_out[0]) if left_out else "it is empty"
         raise ValueError(f"nothing in {source} can be embedded ({first})")
@@ -92,7 +92,8 @@ def _check_place(out: Path, force: bool) -> None:
         raise PermissionError(f"{out} cannot be written: no permission in {parent}; give --out")
 
 
-def _items(source: Path) -> Items:
+def items_of(source: Path) -> Items:
+    """What a folder, an image, a list, a table or an .npz holds; see `embed`."""
     suffix = source.suffix.lower()
     if suffix == ".npz":
         return _of_arrays(source)
@@ -154,7 +155,8 @@ def _of_list(source: Path) -> Items:
     return Items([str(source.parent / name) for name in ids], ids)
 
 
-def _readable(items: Items) -> tuple[Items, list[tuple[str, str]]]:
+def readable(items: Items) -> tuple[Items, list[tuple[str, str]]]:
+    """The items that can be read, and (id, reason) of the others."""
     if isinstance(items.inputs, torch.Tensor):
         return items, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from nearkin.ahead import taken
 from nearkin.data.base import Table
-from nearkin.evaluation import Result, evaluate
+from nearkin.evaluation import Plan, Result, evaluate
 from nearkin.extraction import BATCH, extract
 from nearkin.information.labels import label_information
 from nearkin.inputs import Inputs, take
@@ -44,8 +45,28 @@ def _batches(count: int) -> tuple[Tensor, ...]:
     return torch.arange(count).split(BATCH)
 
 
+@dataclass
+class Watch:
+    """Who is told of a long comparison: `say` once, in a line, what it takes; `compared` of (done,
+    total) blocks."""
+
+    say: Callable[[str], None] | None = None
+    compared: Callable[[int, int], None] | None = None
+
+    def planned(self, plan: Plan) -> None:
+        """Say it, the first time, of more than one block."""
+        if self.say is not None and plan.tiles > 1:
+            self.say(str(plan))
+        self.say = None
+
+
 def evaluate_table(
-    z: Tensor, table: Table, metrics: Sequence[str], closeness: str, seed: int
+    z: Tensor,
+    table: Table,
+    metrics: Sequence[str],
+    closeness: str,
+    seed: int,
+    watch: Watch | None = None,
 ) -> Result:
     """The rows of a table by their embeddings: leave one out, or queries in a gallery where it has
     both.
@@ -55,6 +76,7 @@ def evaluate_table(
     """
     relevant = table.columns.get("relevant", table.label)
     group = table.columns.get("group")
+    watch = watch or Watch()
     query, gallery = table.columns.get("is_query"), table.columns.get("is_gallery")
     if query is None or gallery is None:
         return evaluate(
@@ -65,6 +87,8 @@ def evaluate_table(
             exclude=group,
             seed=seed,
             gather=Shards(),
+            planned=watch.planned,
+            progress=watch.compared,
         )
     return evaluate(
         z[query],
@@ -76,6 +100,8 @@ def evaluate_table(
         exclude=None if group is None else (group[query], group[gallery]),
         seed=seed,
         gather=Shards(),
+        planned=watch.planned,
+        progress=watch.compared,
     )
 
 
@@ -85,12 +111,13 @@ def block(
     metrics: Sequence[str],
     seed: int,
     closenesses: Sequence[str] = ("cosine", "euclidean"),
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """What stands under "test" in metrics.json: each closeness, the information, the counts."""
     ranked = [name for name in metrics if name != "information"] or list(QUICK)
     said: dict[str, Any] = {}
     for closeness in closenesses:
-        result = evaluate_table(z, table, ranked, closeness, seed)
+        result = evaluate_table(z, table, ranked, closeness, seed, watch)
         said[closeness] = result.to_dict()
         said["queries"], said["without_relevant"] = result.queries, result.without_relevant
     if "information" in metrics:

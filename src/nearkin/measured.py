@@ -18,7 +18,7 @@ from nearkin.data.images import find_classes, find_faults
 from nearkin.data.npz import npz, read_arrays
 from nearkin.evaluation import evaluate
 from nearkin.floors import floors, has_features
-from nearkin.measure import block, information
+from nearkin.measure import Watch, block, information
 from nearkin.run_folder import RunFolder
 from nearkin.runtime import Shards, first_then_all
 
@@ -38,6 +38,8 @@ def measure(
     with_floors: bool = False,
     trust_code: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+    compared: Progress | None = None,
 ) -> dict[str, Any]:
     """One block as under "test" in metrics.json, with "queries" and "without_relevant".
 
@@ -52,18 +54,21 @@ def measure(
                 validation_labels, or with inputs, labels, split as `nearkin train` reads them: then
                 its test split is measured
     progress    told of (done, total) items of `data` that are embedded
+    say         told once, in a line, what the comparison will take
+    compared    told of (done, total) blocks of similarities
 
     Raises ValueError or OSError for whatever cannot be read, and ValueError where the rows that
     floors are fitted on share a class with those that are measured.
     """
     path = Path(source)
     closenesses = CLOSENESS if closeness is None else (closeness,)
+    watch = Watch(say, compared)
     if path.suffix.lower() == ".npz":
         if data is not None:
             raise ValueError("--data goes with a run; an .npz file holds its own embeddings")
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}; give a run, or embeddings as .npz")
-        return _of_file(path, tuple(metrics or METRICS), closenesses, with_floors)
+        return _of_file(path, tuple(metrics or METRICS), closenesses, with_floors, watch)
     if path.is_file():
         raise ValueError(f"{path} is a file; give a run folder, or embeddings as .npz")
     folder = RunFolder(path)
@@ -80,7 +85,7 @@ def measure(
         z = torch.from_numpy(model.embed(table.inputs, progress=progress))
     assert isinstance(z, Tensor)
     wanted = list(metrics or recipe.get("evaluate") or METRICS)
-    said = block(z, table, wanted, recipe.get("seed", 0), closenesses)
+    said = block(z, table, wanted, recipe.get("seed", 0), closenesses, watch)
     if with_floors:
         held = folder.json("metrics.json").get("floors") if metrics is None else None
         said["floors"] = held or _floors_of_run(folder, recipe, wanted, trust_code, progress)
@@ -136,7 +141,11 @@ def test_rows(folder: RunFolder) -> Table:
 
 
 def _of_file(
-    path: Path, metrics: tuple[str, ...], closenesses: Sequence[str], with_floors: bool
+    path: Path,
+    metrics: tuple[str, ...],
+    closenesses: Sequence[str],
+    with_floors: bool,
+    watch: Watch,
 ) -> dict[str, Any]:
     held = read_arrays(path)
     if with_floors and "train_embeddings" not in held:
@@ -159,6 +168,8 @@ def _of_file(
                 closeness=closeness,
                 exclude=_groups(held),
                 gather=Shards(),
+                planned=watch.planned,
+                progress=watch.compared,
             )
             said[closeness] = result.to_dict()
             said["queries"], said["without_relevant"] = result.queries, result.without_relevant

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from nearkin.encoders.head import Head
 from nearkin.extraction import extract
 from nearkin.run_folder import FORMAT, RunFolder, RunFolderError
 from nearkin.runtime import autocast, choose_device
+
+if TYPE_CHECKING:
+    from nearkin.search import Index
 
 WEIGHTS, CARD = "encoder.safetensors", "model.json"
 PRECISIONS = ("float32", "bfloat16")
@@ -91,6 +94,34 @@ class Model:
             if progress is not None:
                 progress(start + len(z), len(inputs))
         return np.concatenate(parts)
+
+    def index(
+        self,
+        items: Any,
+        *,
+        ids: Sequence[Any] | None = None,
+        labels: Sequence[Any] | None = None,
+        closeness: str = "cosine",
+        workers: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Index:
+        """An exact index of N items, that is searched with items of the same kind.
+
+        items      as `embed` takes them; they are embedded block by block
+        ids        (N,) texts or integers; default: the paths, where items are paths, else 0..N-1
+        labels     (N,) texts or integers
+        closeness  cosine, euclidean or inner
+
+        Raises as `embed` and `nearkin.Index.add` do.
+        """
+        from nearkin.search import Index
+
+        inputs = as_inputs(items)
+        if ids is None and all(isinstance(item, (str, os.PathLike)) for item in inputs):
+            ids = [os.fspath(item) for item in inputs]
+        index = Index(closeness, embed=self.embed)
+        index.add(self.embed(inputs, workers=workers, progress=progress), ids, labels)
+        return index
 
     def _dtype(self) -> torch.dtype:
         kinds = [p.dtype for p in self.encoder.parameters() if p.is_floating_point()]

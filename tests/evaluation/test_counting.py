@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearkin.evaluation.base import NOWHERE
-from nearkin.evaluation.closeness import space_of
+from nearkin.search.space import space_of
 from nearkin.evaluation.counting import QUERIES, THRESHOLDS, Retrieval, query_blocks, rankings
 from nearkin.evaluation.relevance import Relevance
 from nearkin.information.given import Rows, given_labels

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.evaluation.closeness import unit
+from nearkin.search.space import unit
 from nearkin.information.given import Labels, Rows
 
 NOWHERE = torch.iinfo(torch.int64).max  # the rank of a relevant item that there is not

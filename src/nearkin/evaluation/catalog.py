@@ -19,11 +19,15 @@ OfEmbedded = Callable[[Embedded], dict[str, float]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A metric as it is listed, and its function (of a ranking, and of K where it has one)."""
+    """A metric as it is listed, and its function (of a ranking, and of K where it has one).
+
+    reads   of a ranking: how many of the nearest relevant items it looks at: 1, "K" or "all"
+    """
 
     summary: str
     source: str
     function: Callable[..., Tensor | dict[str, float]]
+    reads: int | str = "all"
 
 
 RANKED: dict[str, Entry] = {
@@ -31,9 +35,13 @@ RANKED: dict[str, Entry] = {
         "share of queries with a relevant item among the K nearest",
         "Jégou et al. 2011; Song et al. 2016",
         retrieval.recall,
+        1,
     ),
     "precision@K": Entry(
-        "share of relevant items among the K nearest", "classical", retrieval.precision
+        "share of relevant items among the K nearest",
+        "classical",
+        retrieval.precision,
+        "K",
     ),
     "r_precision": Entry(
         "share of relevant items among the R nearest, R the number of relevant items",
@@ -49,17 +57,25 @@ RANKED: dict[str, Entry] = {
         "mean average precision of the K nearest, divided by min(K, R)",
         "classical",
         retrieval.mean_average_precision,
+        "K",
     ),
     "mrr": Entry(
-        "mean reciprocal rank of the first relevant item", "classical", retrieval.reciprocal_rank
+        "mean reciprocal rank of the first relevant item",
+        "classical",
+        retrieval.reciprocal_rank,
+        1,
     ),
     "ndcg@K": Entry(
-        "discounted gain of the K nearest over the best possible, binary gains",
+        "discounted gain of the K nearest over the best possible; graded with super_labels",
         "Järvelin and Kekäläinen 2002",
         retrieval.ndcg,
+        "K",
     ),
     "cmc@K": Entry(
-        "another name of recall@K, as in re-identification", "Gray et al. 2007", retrieval.recall
+        "another name of recall@K, as in re-identification",
+        "Gray et al. 2007",
+        retrieval.recall,
+        1,
     ),
 }
 WHOLE: dict[str, Entry] = {
@@ -72,6 +88,11 @@ WHOLE: dict[str, Entry] = {
         "mutual information of k-means clusters and classes, adjusted for chance",
         "Vinh et al. 2010",
         clustering.ami,
+    ),
+    "f1": Entry(
+        "F1 over pairs of rows that share a cluster and a class, beside f1_random",
+        "Song et al. 2016",
+        clustering.f1,
     ),
     "information": Entry(
         "lower bound of I(Z;Y) in bits, beside its ceiling H(Y)",
@@ -101,6 +122,16 @@ def chosen(metrics: str | Iterable[str]) -> tuple[dict[str, OfRanking], dict[str
     if not ranked and not whole:
         raise ValueError("no metric is named; name at least one, for example recall@1")
     return ranked, whole
+
+
+def depth_of(metrics: Iterable[str], most: int) -> int:
+    """How many of the nearest relevant items the named metrics of rankings look at; `most`: all."""
+    depth = 1
+    for name in metrics:
+        base, _, number = name.partition("@")
+        reads = RANKED.get(name, RANKED.get(f"{base}@K", RANKED["map@r"])).reads
+        depth = max(depth, int(number) if reads == "K" else most if reads == "all" else 1)
+    return min(depth, most)
 
 
 def _ranked(name: object) -> OfRanking:

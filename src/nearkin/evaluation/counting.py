@@ -1,4 +1,4 @@
-"""Exact ranks by counting, in bounded memory; metrics of ranks stand elsewhere.
+"""Exact ranks by counting in float64, in bounded memory; metrics of ranks stand elsewhere.
 
 No list of neighbors is sorted: the j-th relevant item of a query has rank j + the number of
 different items that are at least as close, ties included.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearkin.evaluation.base import NOWHERE, Ranking
-from nearkin.evaluation.closeness import TIE, Space
+from nearkin.search.space import TIE, Space
 from nearkin.evaluation.relevance import Relevance
 from nearkin.information.given import Rows
 
@@ -52,7 +52,7 @@ def rankings(task: Retrieval, queries: Tensor) -> Iterator[tuple[Tensor, Ranking
         rows = queries[places]
         # Negated similarities ascend, as searching wants it: the first is the nearest.
         negated = -task.space.query(task.queries.block(rows))
-        thresholds, relevant = _thresholds(task, rows, negated, int(most[places].max()))
+        thresholds, relevant = thresholds_of(task, rows, negated, int(most[places].max()))
         above = _count_above(task, rows, negated, thresholds, relevant, tiles)
         del thresholds
         ranks = above.add_(torch.arange(1, above.shape[1] + 1, device=rows.device))
@@ -95,7 +95,9 @@ def _tiles(task: Retrieval) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     return lambda: iter(kept)
 
 
-def _thresholds(task: Retrieval, rows: Tensor, negated: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def thresholds_of(
+    task: Retrieval, rows: Tensor, negated: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
     """Negated similarities to relevant items plus half a tie (B, P), ascending; how many (B,)."""
     found = torch.full(
         (len(rows), max(most, 1)), torch.inf, dtype=torch.float64, device=rows.device

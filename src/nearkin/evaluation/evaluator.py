@@ -5,33 +5,41 @@ Counting, metrics and intervals stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.evaluation.base import Embedded
-from nearkin.evaluation.catalog import OfRanking, chosen
-from nearkin.evaluation.closeness import space_of
+from nearkin.evaluation.base import Embedded, Ranking
+from nearkin.evaluation.catalog import OfRanking, chosen, depth_of
 from nearkin.evaluation.counting import Retrieval, rankings
-from nearkin.evaluation.relevance import Relevance, groups_of
+from nearkin.evaluation.graded import Level, levels_of
+from nearkin.evaluation.mistakes import Mistakes
+from nearkin.evaluation.plan import Plan, plan_of
+from nearkin.evaluation.relevance import Relevance, named_groups
 from nearkin.evaluation.result import Result
+from nearkin.evaluation.retrieval import gain, ideal_gain, reciprocal_rank
+from nearkin.evaluation.screened import Sides, screened
 from nearkin.information.given import Labels, Rows, labels_together
+from nearkin.search.space import space_of
 
 METRICS = ("recall@1", "map@r")
+FIRST = "mrr"  # its inverse is the rank of the first relevant item
 
 
 class Gather(Protocol):
-    """How several processes share the queries: each scores a slice, all get all values."""
+    """How several processes share the work: each does a slice of it, all get all values."""
 
     def slice(self, n: int) -> slice:
-        """Which of n queries this process scores; the slices of all processes follow each other."""
+        """Which of n parts this process does; the slices of all processes follow each other."""
         ...
 
     def concatenate(self, values: Tensor) -> Tensor:
-        """The values (q,) float64 of all processes in the order of their slices: (n,)."""
+        """The values (q,) of all processes in the order of their slices: (n,)."""
         ...
 
 
@@ -58,6 +66,11 @@ def evaluate(
     exclude: Any = None,
     seed: int = 0,
     gather: Gather | None = None,
+    planned: Callable[[Plan], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    super_labels: Any = None,
+    gallery_super_labels: Any = None,
+    gains: Any = None,
 ) -> Result:
     """Exact metrics of any embeddings, in bounded memory (below 512 MiB beside them).
 
@@ -72,7 +85,18 @@ def evaluate(
     closeness       "cosine" (a row of zeros has similarity 0), "euclidean" or "inner"
     exclude         group ids (N,), or (query ids, gallery ids); pairs of an equal id are skipped
     seed            of k-means, of the probe's folds and of the resampling
-    gather          shares the queries among processes; None: one process
+    gather          shares the work among processes; None: one process
+    planned         told what the metrics of rankings will take, before they are computed
+    progress        told of (done, total) blocks of similarities
+    super_labels    (N,) what stands above the classes (makes, families), or (N, L) of several levels,
+                    the finer first; ndcg@K is then graded, see `nearkin.evaluation.graded`; with
+                    gallery_super_labels where there is a gallery
+    gains           (L + 1,) what an item of the query's class gains, and of its super-label, of the
+                    level above it ...: above 0, descending; default L + 1, ..., 2, 1
+
+    The result keeps the rows by reference, to name wrong neighbors when it is asked for them
+    (`Result.forget_rows` lets them go). K may exceed the gallery: then all of it is looked at
+    (recall@K is 1; precision@K still divides by K).
 
     Two similarities within 1e-12·|q||g| are a tie (euclidean: 1e-12·(|q|² + |g|²)/2 of the rows
     shifted by the gallery's mean, which is never smaller; where the two items differ in |g|, the
@@ -81,19 +105,84 @@ def evaluate(
     row).
 
     Raises ValueError or TypeError for anything else than this, and where no query has a relevant
-    item.
+    item; MemoryError where not even one block fits into the memory that is free.
     """
     ranked, whole = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
+    levels = _levels(task, ranked, super_labels, gallery_super_labels, gains)
     gather = gather or OneProcess()
     values: dict[str, Tensor] = {}
+    mistakes = None
     if ranked:
-        mine = _per_query(task, ranked, gather.slice(len(task.queries)))
-        values = {name: gather.concatenate(value) for name, value in mine.items()}
+        work = partial(_all, gather=gather, planned=planned, progress=progress)
+        deep = _discounted(ranked) if levels else {}
+        every = {**ranked, **deep, FIRST: ranked.get(FIRST, reciprocal_rank)}
+        values = work(task, every, _depth(task, ranked))
         _require_relevant(values, task)
+        first = values[FIRST] if FIRST in ranked else values.pop(FIRST)
+        mistakes = Mistakes(task, np.rint(1 / first.numpy()))
+        sums = [{name: values.pop(name) for name in deep}]
+        for level in levels[1:]:
+            above = replace(task, relevance=level.of(task.relevance))
+            sums.append(work(above, deep, _depth(above, {name.partition(":")[0] for name in deep})))
+        values.update(_graded(ranked, levels, sums))
     embedded = Embedded(task.queries, _on_cpu(task.relevance.query), closeness, seed)
     found = {key: v for metric in whole.values() for key, v in metric(embedded).items()}
-    return Result(values, found, embedded.labels, closeness, seed)
+    return Result(values, found, embedded.labels, closeness, seed, mistakes=mistakes)
+
+
+def _all(
+    task: Retrieval,
+    metrics: dict[str, OfRanking],
+    depth: int,
+    *,
+    gather: Gather,
+    planned: Callable[[Plan], None] | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Tensor]:
+    """The values (Q,) of each metric for all queries."""
+    plan, few = plan_of(task, depth)
+    if planned is not None:
+        planned(plan)
+    span = slice(0, len(task.queries))
+    return _per_query(task, metrics, depth, span, few, plan, gather, progress)
+
+
+def _levels(
+    task: Retrieval, metrics: Iterable[str], super_labels: Any, of_gallery: Any, gains: Any
+) -> list[Level]:
+    """The levels of graded relevance; none without super_labels."""
+    if super_labels is None:
+        given = [("gallery_super_labels", of_gallery), ("gains", gains)]
+        for name in [name for name, value in given if value is not None]:
+            raise ValueError(f"{name} are given without super_labels; give both or neither")
+        return []
+    if not any(name.startswith("ndcg@") for name in metrics):
+        raise ValueError("super_labels grade ndcg@K alone, which is not among the metrics; add it")
+    return levels_of(task.relevance, super_labels, of_gallery, gains)
+
+
+def _discounted(metrics: Iterable[str]) -> dict[str, OfRanking]:
+    """The two sums behind every ndcg@K."""
+    return {
+        name + part: partial(function, k=int(name.partition("@")[2]))
+        for name in metrics
+        if name.startswith("ndcg@")
+        for part, function in ((":gain", gain), (":ideal", ideal_gain))
+    }
+
+
+def _graded(
+    metrics: Iterable[str], levels: list[Level], found: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """ndcg@K (Q,) of the sums found on each level; nothing without levels."""
+    names = [name for name in metrics if name.startswith("ndcg@")] if levels else []
+    steps = [level.step for level in levels]
+    return {
+        name: sum(step * sums[name + ":gain"] for step, sums in zip(steps, found, strict=True))
+        / sum(step * sums[name + ":ideal"] for step, sums in zip(steps, found, strict=True))
+        for name in names
+    }
 
 
 def per_query_values(
@@ -113,17 +202,60 @@ def per_query_values(
     """
     ranked, _ = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
-    return _per_query(task, ranked, queries or slice(None))
+    start, stop, step = (queries or slice(None)).indices(len(task.queries))
+    if step != 1:
+        raise ValueError(f"queries must be a slice without a step, not {queries}")
+    depth, span = _depth(task, ranked), slice(start, max(start, stop))
+    plan, few = plan_of(task, depth, span.stop - start)
+    return _per_query(task, ranked, depth, span, few, plan, OneProcess(), None)
 
 
-def _per_query(task: Retrieval, metrics: dict[str, OfRanking], queries: slice) -> dict[str, Tensor]:
-    rows = torch.arange(len(task.queries), device=task.gallery.device)[queries]
-    values = {name: torch.empty(len(rows), dtype=torch.float64) for name in metrics}
-    for places, ranking in rankings(task, rows):
-        none = ranking.relevant == 0
-        for name, metric in metrics.items():
-            values[name][places.cpu()] = metric(ranking).masked_fill(none, torch.nan).cpu()
+def _depth(task: Retrieval, metrics: Iterable[str]) -> int:
+    return depth_of(metrics, max(1, int(task.relevance.most_relevant().max())))
+
+
+def _per_query(
+    task: Retrieval,
+    metrics: dict[str, OfRanking],
+    depth: int,
+    span: slice,
+    few: Tensor,
+    plan: Plan,
+    gather: Gather,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Tensor]:
+    """(q,) float64 of each metric for the queries of a span.
+
+    few     (Q,) bool: queries that are screened; the others are compared in float64, each process
+            a share of them
+    """
+    values = {
+        name: torch.full((span.stop - span.start,), torch.nan, dtype=torch.float64)
+        for name in metrics
+    }
+    if bool(few[span].any()):
+        work = screened(task, Sides.of(task), span, depth, few, plan, gather, progress)
+        for rows, ranking in work:
+            for name, value in _scored(metrics, ranking).items():
+                values[name][(rows - span.start).cpu()] = value
+    many = (~few[span]).nonzero()[:, 0] + span.start
+    if len(many):
+        mine = many[gather.slice(len(many))]
+        parts = {name: torch.empty(len(mine), dtype=torch.float64) for name in metrics}
+        for places, ranking in rankings(task, mine):
+            for name, value in _scored(metrics, ranking).items():
+                parts[name][places.cpu()] = value
+        for name, part in parts.items():
+            values[name][(many - span.start).cpu()] = gather.concatenate(part)
     return values
+
+
+def _scored(metrics: dict[str, OfRanking], ranking: Ranking) -> dict[str, Tensor]:
+    """The values (B,) of every metric; NaN where nothing is relevant."""
+    none = ranking.relevant == 0
+    return {
+        name: metric(ranking).masked_fill(none, torch.nan).cpu() for name, metric in metrics.items()
+    }
 
 
 def _retrieval(
@@ -155,8 +287,9 @@ def _retrieval(
         raise ValueError(
             f"z lies on {queries.device} but gallery on {items.device}; move one of them"
         )
-    groups = groups_of(exclude, len(queries), None if gallery is None else len(items))
-    relevance = Relevance(pair[0], pair[1], groups, leave_one_out=gallery is None)
+    groups = named_groups(exclude, len(queries), None if gallery is None else len(items))
+    codes, names = groups and (groups[0].codes, groups[1].codes), groups[0].names if groups else ()
+    relevance = Relevance(pair[0], pair[1], codes, gallery is None, names)
     space = space_of(closeness, queries, items)
     return Retrieval(queries, items, space, relevance.to(items.device))
 

@@ -22,12 +22,14 @@ class Relevance:
     query, gallery  labels on one code
     groups          (Q,) and (G,) int64 codes; pairs of an equal code are skipped; None: no pair is
     leave_one_out   the gallery is the queries themselves, and no item is compared with itself
+    group_names     the groups by their codes
     """
 
     query: Labels
     gallery: Labels
     groups: tuple[Tensor, Tensor] | None
     leave_one_out: bool
+    group_names: tuple[Any, ...] = ()
 
     def same(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(B, T) bool of queries (B,) and gallery items (T,): compared, and their labels meet."""
@@ -94,11 +96,18 @@ class Relevance:
             return Labels(labels.codes.to(device), labels.names, hot)
 
         groups = self.groups and (self.groups[0].to(device), self.groups[1].to(device))
-        return Relevance(moved(self.query), moved(self.gallery), groups, self.leave_one_out)
+        query, gallery = moved(self.query), moved(self.gallery)
+        return Relevance(query, gallery, groups, self.leave_one_out, self.group_names)
 
 
 def groups_of(exclude: Any, queries: int, gallery: int | None) -> tuple[Tensor, Tensor] | None:
-    """Codes of group ids from (N,), or from (query ids, gallery ids); lengths checked.
+    """The codes of `named_groups`, which says what it takes and raises."""
+    groups = named_groups(exclude, queries, gallery)
+    return groups and (groups[0].codes, groups[1].codes)
+
+
+def named_groups(exclude: Any, queries: int, gallery: int | None) -> tuple[Labels, Labels] | None:
+    """Group ids from (N,), or from (query ids, gallery ids); lengths checked.
 
     Raises ValueError for another form or length, TypeError for ids that are no integers or texts.
     """
@@ -118,7 +127,7 @@ def groups_of(exclude: Any, queries: int, gallery: int | None) -> tuple[Tensor, 
     )
     if first.hot is not None:
         raise ValueError("exclude must be group ids (N,), or a pair (query ids, gallery ids)")
-    return first.codes, second.codes
+    return first, second
 
 
 def _many(ids: Any) -> bool:

@@ -55,13 +55,23 @@ def ndcg(ranking: Ranking, k: int) -> Tensor:
     """ndcg@K = Σ_j [r_j <= K] / log2(1 + r_j) over the same sum for ranks 1..min(K, R).
 
     Binary gains (Järvelin and Kekäläinen 2002); the ideal list holds the R relevant items, cut at
-    K.
+    K. With `super_labels` gains are graded: see `evaluation.graded`.
     """
+    return gain(ranking, k) / ideal_gain(ranking, k)
+
+
+def gain(ranking: Ranking, k: int) -> Tensor:
+    """DCG@K = Σ_j [r_j <= K] / log2(1 + r_j)."""
     ranks = ranking.ranks[:, :k]  # no relevant item behind the K-th has rank K or less
-    gain = torch.where(ranks <= k, 1.0 / torch.log2(1.0 + ranks.double()), 0.0).sum(1)
-    places = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    return torch.where(ranks <= k, 1.0 / torch.log2(1.0 + ranks.double()), 0.0).sum(1)
+
+
+def ideal_gain(ranking: Ranking, k: int) -> Tensor:
+    """Σ_{i = 1..min(K, R)} 1 / log2(1 + i): the largest DCG@K that R relevant items allow."""
+    most = min(k, max(int(ranking.relevant.max()), 1))
+    places = torch.arange(1, most + 1, device=ranking.ranks.device)
     ideal = (1.0 / torch.log2(1.0 + places.double())).cumsum(0)
-    return gain / ideal[_at_least_one(ranking).clamp_max(ranks.shape[1]).long() - 1]
+    return ideal[_at_least_one(ranking).clamp_max(most).long() - 1]
 
 
 def _precisions(ranking: Ranking, last: int | Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,75 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 2048  # rows converted to float64 at a time
+from nearkin.rows import BLOCK, Rows, shape_of
 
-
-class Rows:
-    """N embeddings of D dimensions, read as float64 block by block: never copied as a whole.
-
-    values: numpy array, torch tensor or nested list, (N, D), of any float dtype. CUDA tensors stay
-    where they are; every other device is read into main memory block by block.
-    Raises TypeError for entries that are no floats, ValueError for another shape, for no rows and
-    for NaN or infinite entries (naming the first such row).
-    """
-
-    def __init__(self, values: Any, name: str = "z"):
-        if isinstance(values, Tensor):
-            values = values.detach()
-            floating, dtype = values.dtype.is_floating_point, str(values.dtype)
-        else:
-            values = np.asarray(values)
-            floating, dtype = values.dtype.kind == "f", str(values.dtype)
-        if values.ndim != 2:
-            raise ValueError(
-                f"{name} must be a matrix (N, D), one row an item, but its shape is "
-                f"{_shape(values)}"
-            )
-        if not floating:
-            raise TypeError(
-                f"{name} must hold floating-point numbers, not {dtype}; convert it to float32"
-            )
-        if 0 in values.shape:
-            raise ValueError(f"{name} is empty: its shape is {_shape(values)}")
-        self.values = values
-        self.device = (
-            values.device
-            if isinstance(values, Tensor) and values.device.type == "cuda"
-            else torch.device("cpu")
-        )
-        self.largest = self._checked(name)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.values.shape[1]
-
-    def block(self, rows: slice | Tensor) -> Tensor:
-        """(B, D) float64: the rows of a slice or of an index (B,) int64, as a copy or a view."""
-        if isinstance(self.values, Tensor):
-            at = rows if isinstance(rows, slice) else rows.to(self.values.device)
-            return self.values[at].to(self.device).to(torch.float64)
-        index = rows if isinstance(rows, slice) else rows.cpu().numpy()
-        return torch.from_numpy(np.array(self.values[index], dtype=np.float64))
-
-    def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
-        """All rows in their order, `size` at a time, float64."""
-        for start in range(0, len(self), size):
-            yield self.block(slice(start, start + size))
-
-    def _checked(self, name: str) -> float:
-        """The largest absolute entry; raises where one is not finite."""
-        peaks = torch.cat([block.abs().amax(1).cpu() for block in self.blocks()])
-        broken = (~peaks.isfinite()).nonzero()[:, 0]
-        if len(broken):
-            raise ValueError(
-                f"{name} has NaN or infinite entries in {len(broken)} of {len(self)} rows, "
-                f"first in row {int(broken[0])}; leave these rows out or mend the encoder"
-            )
-        return float(peaks.max())
+__all__ = ["BLOCK", "Labels", "Rows", "given_labels", "labels_together"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +85,12 @@ def _values(labels: Any, name: str) -> list[Any] | np.ndarray:
     if array.ndim != 2 or array.shape[1] == 1:
         raise ValueError(
             f"{name} must be (N,), one class a row, or (N, L) multi-hot with L > 1; "
-            f"their shape is {_shape(array)}"
+            f"their shape is {shape_of(array)}"
         )
     binary = array.dtype.kind == "b" or (array.dtype.kind in "iu" and np.isin(array, (0, 1)).all())
     if not binary:
         raise TypeError(
-            f"{name} of shape {_shape(array)} must be multi-hot: bool, or integers that are 0 or 1 "
+            f"{name} of shape {shape_of(array)} must be multi-hot: bool, or integers that are 0 or 1 "
             f"(seen: {array.dtype})"
         )
     return array.astype(bool)
@@ -199,7 +133,3 @@ def _multi_hot(sets: list[tuple[Any, str]]) -> list[Labels]:
         Labels(torch.tensor(codes, dtype=torch.int64), tuple(names), torch.from_numpy(values))
         for codes, (values, _) in zip(coded, sets, strict=True)
     ]
-
-
-def _shape(array: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in array.shape)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearkin.evaluation.closeness import TIE, space_of, unit
+from nearkin.search.space import TIE, space_of, unit
 from nearkin.information.given import Rows
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Rows prepared so that a product is their similarity, ties included; counting stands elsewhere."""
+"""Closeness: rows prepared so that a product is their similarity, ties included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nearkin.information.given import Rows
+from nearkin.rows import Rows
 
 # Two similarities that differ by less than this part of |q||g| are a tie. Rounding of a float64
 # product stays below it, so that no order depends on block edges, threads or hardware.
@@ -42,6 +42,27 @@ class Space:
         """(B, E) float64 from (B, D): the right side, similarities raised by `slack` of scale."""
         return _SIDES[self.name][1](self._placed(x), slack)
 
+    def exact(self, x: Tensor) -> Tensor:
+        """(B, D) float64 from (B, D): rows whose product, less `half` of the right one, is the
+        similarity."""
+        return unit(x) if self.name == "cosine" else self._placed(x)
+
+    def norms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Norms (B,) and halves (B,) of float64 rows (B, D), so that
+
+        similarity(q, g) = |q| |g| (unit of q · unit of g) - half of g.
+
+        Under cosine every norm counts as 1; halves are |g|²/2 under euclidean and 0 elsewhere.
+        """
+        norm = x.new_ones(len(x)) if self.name == "cosine" else self._placed(x).norm(dim=1)
+        return norm, norm.square() / 2 if self.name == "euclidean" else torch.zeros_like(norm)
+
+    def slack(self, query: Tensor, gallery: Tensor) -> Tensor:
+        """Half a tie of pairs whose norms (as `norms` gives them) are `query` and `gallery`."""
+        if self.name == "euclidean":
+            return (TIE / 4) * (query.square() + gallery.square())
+        return (TIE / 2) * query * gallery
+
     def _placed(self, x: Tensor) -> Tensor:
         x = x / self.scale
         return x if self.middle is None else x - self.middle
@@ -53,6 +74,8 @@ def space_of(name: str, queries: Rows, gallery: Rows) -> Space:
         near = difflib.get_close_matches(str(name), _SIDES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(_SIDES)}"
         raise ValueError(f"{name!r} is no closeness; {hint}")
+    if name == "cosine":
+        return Space(name, 1.0, None)  # `unit` scales each row by itself
     scale = _power_of_two(max(queries.largest, gallery.largest))
     if name != "euclidean":
         return Space(name, scale, None)

@@ -1,0 +1,288 @@
+"""The evaluator against its floor and its peers at the size of Stanford Online Products, interleaved.
+
+    python benchmarks/evaluate.py [recall] [metrics] [plain] [peers] [kmeans] [--rows 60502] [--dim 512]
+        [--part 4096] [--repeats 3] [--threads 1]
+
+Embeddings are made: 2-9 rows a class, about a float32 SOP run (recall@1 near 0.6). The floor is the
+float32 matrix product alone: torch.mm of all pairs, tile by tile into one buffer; `numpy` the same by
+numpy's library. Ways take turns (A B C A B C ...), so that a busy machine slows them alike; the table
+gives seconds by the clock and of the processor (median and best), and ratios to the floor by the median
+of processor seconds. What takes minutes runs on the first `--part` queries against the whole gallery;
+its time is scaled to all queries, and the line says so.
+
+    recall   recall@{1,10,100,1000}, leave one out (half a matrix) and queries in a gallery, screened in
+             bfloat16 (where it pays) and float32
+    metrics  all metrics of rankings in one pass
+    plain    both without numba
+    peers    faiss flat with k = 1001, scikit-learn brute force, pytorch-metric-learning
+    kmeans   one pass of Lloyd's algorithm, 128 dimensions, 11,316 and 3,745 centers, against faiss
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearkin.evaluation import evaluate, per_query_values, screened
+from nearkin.evaluation.kmeans import kmeans, random_centers
+from nearkin.search import loops
+from nearkin.search.screen import precisions
+
+RECALL = ("recall@1", "recall@10", "recall@100", "recall@1000")
+METRICS = (*RECALL, "r_precision", "map@r", "map@100", "mrr", "ndcg@10", "precision@10")
+Ways = Mapping[str, tuple[Callable[[], object], float]]  # and by how much its time is scaled
+
+
+def made(rows: int, dim: int, latent: int = 32, noise: float = 0.8) -> tuple[Tensor, np.ndarray]:
+    """Unit rows (N, D) float32 and labels of 2-9 rows a class, in random order."""
+    g = torch.Generator().manual_seed(0)
+    sizes = torch.randint(2, 10, (rows,), generator=g)
+    y = torch.repeat_interleave(torch.arange(rows), sizes)[:rows]
+    y = y[torch.randperm(rows, generator=g)]
+    centers = torch.randn(int(y.max()) + 1, latent, generator=g)
+    z = centers[y] + noise * torch.randn(rows, latent, generator=g)
+    z = z @ torch.randn(latent, dim, generator=g)
+    z += 0.3 * latent**0.5 * torch.randn(rows, dim, generator=g)
+    return torch.nn.functional.normalize(z).contiguous(), y.numpy()
+
+
+def product(queries: Tensor, gallery: Tensor, rows: int = 1024, columns: int = 8192) -> None:
+    """Every similarity in float32, and nothing else."""
+    buffer = torch.empty(rows * columns)
+    for q in queries.split(rows):
+        for g in gallery.split(columns):
+            torch.mm(q, g.T, out=buffer[: len(q) * len(g)].view(len(q), len(g)))
+
+
+def numpy_product(queries: np.ndarray, gallery: np.ndarray, step: int = 1024) -> None:
+    """The same by numpy."""
+    out = np.empty((step, len(gallery)), np.float32)
+    for i in range(0, len(queries), step):
+        q = queries[i : i + step]
+        np.matmul(q, gallery.T, out=out[: len(q)])
+
+
+def compared(title: str, ways: Ways, repeats: int) -> None:
+    """Run the ways in turn and print a table; the first one is the floor."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, (way, scale) in ways.items():
+            clock, cores = time.perf_counter(), time.process_time()
+            way()
+            seconds = time.perf_counter() - clock, time.process_time() - cores
+            taken[name].append((seconds[0] * scale, seconds[1] * scale))
+    print(f"\n{title}; {repeats} rounds", flush=True)
+    print(f"  {'':46} {'clock: median':>14} {'best':>8} {'cores: median':>14} {'best':>8}  ratio")
+    floor = statistics.median(cores for _, cores in next(iter(taken.values())))
+    for name, rounds in taken.items():
+        clocks, cores = zip(*rounds, strict=True)
+        middle = statistics.median(cores)
+        note = "" if ways[name][1] == 1 else f"   (x {ways[name][1]:.1f}, from a part)"
+        print(
+            f"  {name:46} {statistics.median(clocks):12.2f} s {min(clocks):6.2f} s {middle:12.2f} s "
+            f"{min(cores):6.2f} s  {middle / floor:.3f}{note}",
+            flush=True,
+        )
+
+
+class In:
+    """Within it, screens use this precision, and the compiled loops or not."""
+
+    def __init__(self, dtype: torch.dtype | None, compiled: bool = True):
+        self.patches = []
+        if dtype is not None:
+            self.patches.append(mock.patch.object(screened, "precision", lambda *_: dtype))
+        if not compiled:
+            self.patches.append(mock.patch.object(loops, "compiled", lambda: None))
+
+    def __call__(self, way: Callable[[], object]) -> Callable[[], object]:
+        def inside() -> object:
+            for patch in self.patches:
+                patch.start()
+            try:
+                return way()
+            finally:
+                for patch in self.patches:
+                    patch.stop()
+
+        return inside
+
+
+def floors(z: Tensor, part: int) -> dict[str, tuple[Callable[[], object], float]]:
+    scale = len(z) / part
+    return {
+        "float32 product, torch (the floor)": (lambda: product(z[:part], z), scale),
+        "float32 product, numpy": (lambda: numpy_product(z[:part].numpy(), z.numpy()), scale),
+    }
+
+
+def ours(
+    z: Tensor, y: np.ndarray, metrics: tuple[str, ...], part: int, compiled: bool
+) -> dict[str, tuple[Callable[[], object], float]]:
+    """Leave one out over all rows; queries in a gallery over a part of them."""
+    some = slice(0, part)
+
+    def in_gallery() -> object:
+        # A copy, so that the rows are not known to be the gallery's own.
+        return per_query_values(z[some].clone(), y[some], z, y, metrics=metrics)
+
+    found: dict[str, tuple[Callable[[], object], float]] = {}
+    for dtype in precisions(z.shape[1], z.device):
+        name = str(dtype).removeprefix("torch.")
+        found[f"leave one out, {name}"] = (
+            In(dtype, compiled)(lambda: evaluate(z, y, metrics=metrics)),
+            1.0,
+        )
+        found[f"queries in a gallery, {name}"] = (In(dtype, compiled)(in_gallery), len(z) / part)
+    return found
+
+
+def peers(z: Tensor, y: np.ndarray, part: int) -> dict[str, tuple[Callable[[], object], float]]:
+    import faiss
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+    from sklearn.neighbors import NearestNeighbors
+
+    x, scale = z.numpy(), len(z) / part
+    faiss.omp_set_num_threads(torch.get_num_threads())
+
+    def hits(neighbors: np.ndarray) -> list[float]:
+        near = y[neighbors] == y[: len(neighbors), None]
+        return [float(near[:, 1 : k + 1].any(1).mean()) for k in (1, 10, 100, 1000)]
+
+    def flat() -> object:
+        index = faiss.IndexFlatIP(x.shape[1])
+        index.add(x)
+        return hits(index.search(x[:part], 1001)[1])
+
+    def brute() -> object:
+        index = NearestNeighbors(n_neighbors=1001, algorithm="brute").fit(x)
+        return hits(index.kneighbors(x[:part], return_distance=False))
+
+    names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+
+    def calculator() -> object:
+        best = AccuracyCalculator(include=names, k="max_bin_count", device=torch.device("cpu"))
+        return best.get_accuracy(z[:part], torch.from_numpy(y[:part]), z, torch.from_numpy(y), True)
+
+    return {
+        "faiss flat, k = 1001": (flat, scale),
+        "scikit-learn brute force, k = 1001": (brute, scale),
+        "pytorch-metric-learning, k = max_bin_count": (calculator, scale),
+    }
+
+
+def by_default(rows: int, dim: int) -> Ways:
+    """pytorch-metric-learning's default sorts all rows for each query: on few rows only."""
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    z, y = made(rows, dim)
+    names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+    mine = ("recall@1", "r_precision", "map@r")
+
+    def peer() -> object:
+        calculator = AccuracyCalculator(include=names, device=torch.device("cpu"))
+        return calculator.get_accuracy(z, torch.from_numpy(y))
+
+    return {"nearkin": (lambda: evaluate(z, y, metrics=mine), 1.0), "its default": (peer, 1.0)}
+
+
+def clustering(rows: int, centers: int) -> Ways:
+    import faiss
+
+    z, _ = made(rows, 128)
+    x = z.numpy()
+    start = random_centers(x, centers, 0)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    passes = 5
+
+    def peer() -> object:
+        means = faiss.Kmeans(
+            128, centers, niter=passes, max_points_per_centroid=10**9, min_points_per_centroid=1
+        )
+        means.train(x, init_centroids=start.astype(np.float32))
+        far, _ = means.index.search(x, 1)
+        return float(far.sum())
+
+    def mine() -> object:
+        return kmeans(x, start, passes=passes + 1).inertia
+
+    print(f"  inertia after {passes} passes: nearkin {mine():.2f}, faiss {peer():.2f}", flush=True)
+    c = torch.from_numpy(start).float()
+
+    def floor() -> None:
+        for _ in range(passes + 1):
+            product(z, c)
+
+    return {
+        "float32 products, torch (the floor)": (floor, 1.0),
+        "nearkin": (mine, 1.0),
+        "faiss": (peer, 1.0),
+    }
+
+
+def resident(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def memory(z: Tensor, y: np.ndarray, metrics: tuple[str, ...], compiled: bool) -> None:
+    """Peak memory above what was resident before (Linux)."""
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    In(None, compiled)(lambda: evaluate(z, y, metrics=metrics))()
+    print(f"  extra memory, {len(metrics)} metrics{'' if compiled else ', without numba'}: "
+          f"{resident('VmHWM') - before:.0f} MiB", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "what", nargs="*", default=["recall", "metrics", "plain", "peers", "kmeans"]
+    )
+    parser.add_argument("--rows", type=int, default=60_502)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--part", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    said = parser.parse_args()
+    torch.set_num_threads(said.threads)
+    small = made(2_000, said.dim)
+    for metrics in (RECALL, METRICS):  # the first use compiles
+        evaluate(*small, metrics=metrics)
+    z, y = made(said.rows, said.dim)
+    shape = f"{said.rows:,} x {said.dim}, {said.threads} thread(s)"
+    if {"recall", "metrics", "plain"} & set(said.what):
+        memory(z, y, METRICS, True)
+    if "recall" in said.what:
+        ways = floors(z, said.part) | ours(z, y, RECALL, said.part, True)
+        compared(f"recall@1, 10, 100, 1000, {shape}", ways, said.repeats)
+    if "metrics" in said.what:
+        ways = floors(z, said.part) | ours(z, y, METRICS, said.part, True)
+        compared(f"{len(METRICS)} metrics of rankings, {shape}", ways, said.repeats)
+    if "plain" in said.what:
+        memory(z, y, METRICS, False)
+        for title, metrics in (("recall", RECALL), ("metrics", METRICS)):
+            ways = floors(z, said.part) | ours(z, y, metrics, said.part, False)
+            compared(f"{title} without numba, {shape}", ways, said.repeats)
+    if "peers" in said.what:
+        ways = floors(z, said.part) | peers(z, y, said.part)
+        compared(f"peers, {shape}", ways, said.repeats)
+        compared("pytorch-metric-learning by default, 5,000 x 128", by_default(5000, 128), 1)
+    if "kmeans" in said.what:
+        for centers, rows in ((11_316, 60_502), (3_745, 20_000)):
+            compared(f"k-means, {rows:,} x 128, {centers:,} centers, {said.threads} thread(s)",
+                     clustering(rows, centers), said.repeats)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

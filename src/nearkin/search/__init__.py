@@ -1,0 +1,5 @@
+"""Nearest neighbors: exact, by screened blocks."""
+
+from nearkin.search.index import Index
+
+__all__ = ["Index"]

@@ -1,0 +1,419 @@
+"""Loops over tiles of screened similarities, compiled by numba (extra `fast`).
+
+Imported only where numba is there; what they compute is written in plain torch beside their use.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from nearkin.cache import cache_folder
+
+FEW = 32  # thresholds of a query that are counted run by run; more, item by item
+WIDER = np.float32(1 + 4e-6)  # `cut` is below the half of a row, times this above it
+RUN = 64  # entries that are looked at together: most runs hold nothing that is near enough
+U = np.uint64  # of an index: signed ones may be negative, which keeps loops from vector units
+NEVER = np.iinfo(np.int64).min  # of `own`: no item is the query itself
+
+
+class Part(NamedTuple):
+    """A block of B rows, as arrays.
+
+    source  (B, D) float32 or float64: rows that are exact after `factor`
+    factor, norm, half  (B,) float64, as in `side.Side`
+    weight, cut  (B,) float32: norm, and half rounded down
+    code    (B,) int64 labels; group (B,) int64, or empty; hot (B, W) uint64 bits, or W = 0
+    """
+
+    source: np.ndarray
+    factor: np.ndarray
+    norm: np.ndarray
+    half: np.ndarray
+    weight: np.ndarray
+    cut: np.ndarray
+    code: np.ndarray
+    group: np.ndarray
+    hot: np.ndarray
+
+
+class Goal(NamedTuple):
+    """What the items of a tile are counted against, for B queries.
+
+    first   (B + 1,) int64: where the thresholds of each query start
+    low     (B,) float32: nothing below it can reach the last threshold; infinite without any
+    values  all thresholds, descending within a query
+    counts  int64, one a threshold: items that reach it and not the one before
+    """
+
+    first: np.ndarray
+    low: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
+
+
+class Terms(NamedTuple):
+    """How a tile is to be read.
+
+    bits    how far its entries are shifted to be the bits of float32: 16 for bfloat16, else 0
+    flat, steep, reach  the bound, and float32: how far an entry may be off at most, rounded up
+    plain   cosine: norms are 1 and halves 0
+    squares euclidean: ties are in units of the mean of both squares
+    tie     half a tie, in units of a pair
+    shift   (D,) what is taken off `source`; empty for nothing
+    """
+
+    bits: int
+    flat: float
+    steep: float
+    reach: np.float32
+    plain: bool
+    squares: bool
+    tie: float
+    shift: np.ndarray
+
+
+def _jit(function):
+    """Compiled when first called, and kept in nearkin's own cache folder."""
+    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    try:
+        numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
+        return numba.njit(nogil=True, cache=True)(function)
+    except (OSError, RuntimeError):  # nowhere to write
+        return numba.njit(nogil=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
+
+
+def _helper(function):
+    """Part of a loop: sums may be taken in any order, and nothing here is NaN."""
+    return numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})(function)
+
+
+@_helper
+def _dot(left, i, right, j, shift):
+    """The product of two rows, each less `shift`, in float64."""
+    total = 0.0
+    if len(shift):
+        for k in range(left.shape[1]):
+            total += (np.float64(left[i, k]) - shift[k]) * (np.float64(right[j, k]) - shift[k])
+    else:
+        for k in range(left.shape[1]):
+            total += np.float64(left[i, k]) * np.float64(right[j, k])
+    return total
+
+
+@numba.njit(nogil=True)
+def _tie(query, item, tie, squares):
+    """Half a tie of a pair, from the norms of both."""
+    return tie * ((query * query + item * item) / 2 if squares else query * item)
+
+
+@numba.njit(nogil=True)
+def _first_reached(values, start, stop, x):
+    """The first of descending values[start:stop] that is <= x; `stop` for none."""
+    while start < stop:
+        middle = (start + stop) >> 1
+        if values[middle] <= x:
+            stop = middle
+        else:
+            start = middle + 1
+    return start
+
+
+@numba.njit(nogil=True)
+def _share(left, i, right, j):
+    """Whether two sets of labels, as bits, meet."""
+    for word in range(left.shape[1]):
+        if left[i, word] & right[j, word]:
+            return True
+    return False
+
+
+@numba.njit(nogil=True)
+def _number(bits, shift):
+    return np.int32(np.int32(bits) << np.int32(shift)).view(np.float32)
+
+
+# Tuples of arrays are taken apart before a loop: handing them on counts references of all of them.
+
+
+@_jit
+def count_rows(tile, q, g, goal, terms, own):
+    """Count a tile (B, T) whose rows are queries; own: item - query of a query itself."""
+    rows, columns = tile.shape
+    first, lows, values, counts = goal.first, goal.low, goal.values, goal.counts
+    bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
+    shift, tie, squares = terms.shift, terms.tie, terms.squares
+    left, factors, norms, weights = q.source, q.factor, q.norm, q.weight
+    right, factor, norm, half, weight, cut = g.source, g.factor, g.norm, g.half, g.weight, g.cut
+    code, group, hot = g.code, g.group, g.hot
+    mine, groups, hots = q.code, q.group, q.hot
+    grouped, several = len(groups) > 0, hots.shape[1] > 0
+    up, down = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    low, high = np.empty(FEW, np.float32), np.empty(FEW, np.float32)
+    sure = np.empty(FEW, np.int64)
+    if plain:
+        down = up
+    for i in range(rows):
+        least = lows[i]
+        if least == np.inf:
+            continue
+        begin, end = first[i], first[i + 1]
+        kept = end - begin
+        few = kept <= FEW and not several
+        label, set_ = mine[i], groups[i] if grouped else 0
+        if few:
+            _limits(values, begin, kept, norms[i], flat, steep, tie, plain, low, high)
+            sure[:kept] = 0
+        for start in range(0, columns, RUN):
+            stop = min(start + RUN, columns)
+            if plain:
+                if not _reaches(tile, i, start, stop, bits, least):
+                    continue
+                _read(tile, i, start, stop, bits, up)
+            else:
+                _read(tile, i, start, stop, bits, up)
+                if not _place(up, down, start, stop, weights[i], weight, cut, reach, least):
+                    continue
+            unsure = few and _tally(up, down, start, stop, low, high, kept, sure)
+            if few and not unsure:
+                if not _meets(code, start, stop, label) and not (
+                    grouped and _meets(group, start, stop, set_)
+                ):
+                    continue
+            for j in range(start, stop):
+                if up[j] < least:
+                    continue
+                if several:
+                    kin = i + own == j or _share(hots, i, hot, j)
+                else:
+                    kin = code[j] == label
+                if kin or (grouped and group[j] == set_):
+                    if few:
+                        for p in range(kept):
+                            sure[p] -= np.int64(down[j] >= high[p])
+                    continue
+                if few:
+                    if not unsure or not _between(up[j], down[j], low, high, kept):
+                        continue
+                    above, below = begin, end
+                else:
+                    v = np.float64(_number(tile[i, j], bits))
+                    off = flat + steep * abs(v)
+                    size = norms[i] * norm[j]
+                    # Eight half ties are far more than what float64 rounds here.
+                    more = 8 * _tie(norms[i], norm[j], tie, squares)
+                    above = _first_reached(values, begin, end, (v + off) * size - half[j] + more)
+                    if above == end:
+                        continue
+                    x = (v - off) * size - half[j] - more
+                    below = _first_reached(values, above, end, x)
+                    if above == below:
+                        counts[above] += 1
+                        continue
+                exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
+                exact += _tie(norms[i], norm[j], tie, squares)
+                above = _first_reached(values, above, below, exact)
+                if few:
+                    for p in range(above - begin, kept):
+                        sure[p] += np.int64(down[j] < high[p])
+                elif above < end:
+                    counts[above] += 1
+        if few:
+            before = 0
+            for p in range(kept):
+                counts[begin + p] += sure[p] - before
+                before = sure[p]
+
+
+@numba.njit(nogil=True)
+def _between(up, down, low, high, kept):
+    """Whether a threshold lies within the bounds of a similarity."""
+    for p in range(kept):
+        if up >= low[p] and down < high[p]:
+            return True
+    return False
+
+
+@_helper
+def _reaches(tile, i, start, stop, bits, low):
+    """Whether any of a run of entries is `low` or more."""
+    found = False
+    for j in range(U(start), U(stop)):
+        found |= _number(tile[i, j], bits) >= low
+    return found
+
+
+@_helper
+def _read(tile, i, start, stop, bits, out):
+    for j in range(U(start), U(stop)):
+        out[j] = _number(tile[i, j], bits)
+
+
+@_helper
+def _place(up, down, start, stop, weight, weights, cuts, reach, low):
+    """Bounds of the similarities of a run, from its entries in `up`; whether any reaches `low`."""
+    found = False
+    for j in range(U(start), U(stop)):
+        product, cut, v = weight * weights[j], cuts[j], up[j]
+        upper = (v + reach) * product - cut
+        up[j] = upper
+        down[j] = (v - reach) * product - cut * WIDER
+        found |= upper >= low
+    return found
+
+
+@_helper
+def _tally(up, down, start, stop, low, high, kept, sure):
+    """Add how many surely reach each threshold; whether any may or may not."""
+    unsure = False
+    for p in range(kept):
+        may, does = np.float32(0), np.float32(0)
+        least, most = low[p], high[p]
+        for j in range(U(start), U(stop)):
+            may += np.float32(1) if up[j] >= least else np.float32(0)
+            does += np.float32(1) if down[j] >= most else np.float32(0)
+        sure[p] += np.int64(does)
+        unsure |= may != does
+    return unsure
+
+
+@_helper
+def _meets(codes, start, stop, code):
+    """Whether a run holds a code."""
+    found = False
+    for j in range(U(start), U(stop)):
+        found |= codes[j] == code
+    return found
+
+
+@numba.njit(nogil=True)
+def _limits(values, begin, kept, norm, flat, steep, tie, plain, low, high):
+    """float32 that `up` must reach where a similarity may reach a value, and that `down` reaches
+    only where it does."""
+    for p in range(kept):
+        value = values[begin + p]
+        if plain:
+            below, above = value - flat - 8 * tie, value + flat + 8 * tie
+            below /= 1 + np.copysign(steep, below)
+            above /= 1 - np.copysign(steep, above)
+            low[p], high[p] = np.float32(below - 1e-6), np.float32(above + 1e-6)
+        else:
+            wide = 1e-6 * abs(value) + 1e-10 * norm * norm + 1e-30
+            low[p], high[p] = np.float32(value - wide), np.float32(value + wide)
+
+
+@_jit
+def relevant(q, g, order, start, first, values, terms, own):
+    """Thresholds of queries that have one label each: the nearest relevant items, less half a tie.
+
+    order, start    gallery items by label, and where each label starts: (G,), (C + 1,)
+    first           (B + 1,) where the values of each query go: as many as are kept
+    """
+    shift, tie, squares = terms.shift, terms.tie, terms.squares
+    left, factors, norms, labels, groups = q.source, q.factor, q.norm, q.code, q.group
+    right, factor, norm, half, group = g.source, g.factor, g.norm, g.half, g.group
+    for i in range(len(labels)):
+        begin, end = first[i], first[i]
+        room = first[i + 1] - begin
+        for place in range(start[labels[i]], start[labels[i] + 1]):
+            j = order[place]
+            if room == 0 or i + own == j or (len(groups) and groups[i] == group[j]):
+                continue
+            value = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
+            value -= _tie(norms[i], norm[j], tie, squares)
+            if end - begin == room:
+                if value <= values[end - 1]:
+                    continue
+                end -= 1
+            at = end
+            while at > begin and values[at - 1] < value:
+                values[at] = values[at - 1]
+                at -= 1
+            values[at] = value
+            end += 1
+
+
+@_jit
+def relevant_counts(labels, groups, group, order, start, own):
+    """(B,) int64: how many relevant items each query has; see `relevant`."""
+    counts = np.zeros(len(labels), np.int64)
+    for i in range(len(labels)):
+        for place in range(start[labels[i]], start[labels[i] + 1]):
+            j = order[place]
+            if i + own != j and (len(groups) == 0 or groups[i] != group[j]):
+                counts[i] += 1
+    return counts
+
+
+@_jit
+def nearest_rows(tile, q, g, best, index, base, terms, skipped, ties):
+    """Take a tile (B, T) into the K nearest items of each of its queries.
+
+    best, index  (B, K) float64 and int64: a heap of what was found, its farthest first
+    base         the index of the tile's first item
+    skipped      (B,) int64: an item that is no neighbor of the query; -1 for none
+    ties         (B,) float64: what an item must be nearer by, to replace one that came before
+    """
+    rows, columns = tile.shape
+    bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
+    shift, tie, squares = terms.shift, terms.tie, terms.squares
+    left, factors, norms, weights = q.source, q.factor, q.norm, q.weight
+    right, factor, norm, half, weight, cut = g.source, g.factor, g.norm, g.half, g.weight, g.cut
+    up = np.empty(columns, np.float32)
+    down = up if plain else np.empty(columns, np.float32)
+    for i in range(rows):
+        for start in range(0, columns, RUN):
+            stop = min(start + RUN, columns)
+            least = _floor(best[i, 0], norms[i])
+            if plain:
+                if not _reaches(tile, i, start, stop, bits, least - reach):
+                    continue
+                _read(tile, i, start, stop, bits, up)
+            else:
+                _read(tile, i, start, stop, bits, up)
+                if not _place(up, down, start, stop, weights[i], weight, cut, reach, least):
+                    continue
+            for j in range(start, stop):
+                v = np.float64(_number(tile[i, j], bits))
+                upper = (v + flat + steep * abs(v)) * norms[i] * norm[j] - half[j]
+                upper += 8 * _tie(norms[i], norm[j], tie, squares)
+                if upper <= best[i, 0] + ties[i] or base + j == skipped[i]:
+                    continue
+                exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
+                if exact > best[i, 0] + ties[i]:
+                    _replace(best, index, i, exact, base + j)
+
+
+@numba.njit(nogil=True)
+def _floor(value, norm):
+    """float32 that an upper bound must reach where a similarity reaches a value."""
+    if value == -np.inf:
+        return np.float32(-np.inf)
+    return np.float32(value - 1e-6 * abs(value) - 1e-10 * norm * norm - 1e-30)
+
+
+@numba.njit(nogil=True)
+def _nearer(value, index, other, place):
+    """Whether an item is nearer than another; of equal ones, the first."""
+    return value > other or (value == other and index < place)
+
+
+@numba.njit(nogil=True)
+def _replace(best, index, i, value, place):
+    """Put an item in the place of the farthest of the heap of a query."""
+    size, at = best.shape[1], 0
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and _nearer(
+            best[i, child], index[i, child], best[i, child + 1], index[i, child + 1]
+        ):
+            child += 1
+        if not _nearer(value, place, best[i, child], index[i, child]):
+            break
+        best[i, at], index[i, at] = best[i, child], index[i, child]
+        at = child
+    best[i, at], index[i, at] = value, place

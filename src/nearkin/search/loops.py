@@ -1,0 +1,65 @@
+"""The compiled loops and what they read: sides, tiles and bounds as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearkin.search.screen import Bound
+from nearkin.search.side import Side
+from nearkin.search.space import TIE
+
+
+@lru_cache(maxsize=1)
+def compiled() -> Any:
+    """The compiled loops; None without numba (extra `fast`), where plain torch gives the same."""
+    try:
+        from nearkin.search import compiled as loops
+    except ImportError:
+        return None
+    return loops
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 in float32, whatever was allowed before: the bound is that of float32."""
+    cuda, before = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    allowed = cuda.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        cuda.allow_tf32 = allowed
+
+
+def side_arrays(side: Side) -> tuple[np.ndarray, ...]:
+    """factor, norm, half, weight, cut of all rows, as `compiled.Part` names them."""
+    norm, half = side.norm.numpy(), side.half.numpy()
+    cut = (half * (1 - 1e-6)).astype(np.float32)
+    return side.factor.numpy(), norm, half, norm.astype(np.float32), cut
+
+
+def terms_of(loops: Any, side: Side, bound: Bound, reach: float) -> Any:
+    """How tiles of this side, rounded as it is now, are to be read."""
+    return loops.Terms(
+        16 if side.dtype == torch.bfloat16 else 0,
+        bound.flat,
+        bound.steep,
+        np.float32(reach),
+        side.space.name == "cosine",
+        side.space.name == "euclidean",
+        TIE / 2,
+        side.shift,
+    )
+
+
+def bits_of(tile: Tensor) -> np.ndarray:
+    """The bits of a tile as integers of its width."""
+    return tile.view(torch.int16 if tile.dtype == torch.bfloat16 else torch.int32).numpy()

@@ -1,0 +1,346 @@
+"""Screened counting against float64: every precision, both forms of the count, adversarial rows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nearkin.evaluation import evaluate, per_query_values, plan, screened
+from nearkin.search import loops, tiles
+from nearkin.search.screen import has_bfloat16
+
+ALL = ("recall@1", "recall@7", "precision@3", "r_precision", "map@r", "map@3", "map@500")
+ALL += ("mrr", "ndcg@5", "ndcg@500", "cmc@2")
+CLOSENESS = ("cosine", "euclidean", "inner")
+DTYPES = (torch.float32, torch.bfloat16)
+HAS_NUMBA = loops.compiled() is not None
+FORMS = ["plain", pytest.param("compiled", marks=pytest.mark.skipif(not HAS_NUMBA, reason="numba"))]
+
+
+class Forced:
+    """Whatever its size, a task is screened: in this precision, by this form, in small tiles."""
+
+    def __init__(self, monkeypatch, dtype, form, side=16):
+        monkeypatch.setattr(plan, "SMALL", 0)
+        monkeypatch.setattr(tiles, "SIDE", side)
+        monkeypatch.setattr(screened, "precision", lambda *_: dtype)
+        if form == "plain":
+            monkeypatch.setattr(loops, "compiled", lambda: None)
+
+
+@pytest.fixture(params=DTYPES, ids=("float32", "bfloat16"))
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def forced(monkeypatch, dtype, form):
+    return Forced(monkeypatch, dtype, form)
+
+
+def slowly(z, y, x=None, yx=None, closeness="cosine", groups=None):
+    """Ranks of the relevant items of each query, from the whole float64 matrix."""
+    loo = x is None
+    x, yx = (z, y) if loo else (x, yx)
+    q, g = z.astype(np.float64), x.astype(np.float64)
+    scale = max(np.abs(q).max(), np.abs(g).max()) or 1.0
+    if closeness == "cosine":
+        q, g = (
+            a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-300)
+            for a in (b / np.maximum(np.abs(b).max(1, keepdims=True), 1e-300) for b in (q, g))
+        )
+        size = np.ones((len(q), len(g)))
+    else:
+        q, g = q / scale, g / scale
+        if closeness == "euclidean":
+            q, g = q - g.mean(0), g - g.mean(0)
+        n, m = np.linalg.norm(q, axis=1)[:, None], np.linalg.norm(g, axis=1)[None]
+        size = (n**2 + m**2) / 2 if closeness == "euclidean" else n * m
+    s = q @ g.T
+    if closeness == "euclidean":
+        s = -((q[:, None] - g[None]) ** 2).sum(2) / 2
+    found = []
+    for i in range(len(q)):
+        use = np.ones(len(g), bool)
+        if loo:
+            use[i] = False
+        if groups is not None:
+            use &= groups[0][i] != groups[1]
+        same = (y[i] & yx).any(1) if y.ndim == 2 else y[i] == yx
+        mine = np.flatnonzero(use & same)
+        mine = mine[np.argsort(-s[i, mine], kind="stable")]
+        other = use & ~same
+        ranks = []
+        for j, item in enumerate(mine, 1):
+            slack = 0.5e-12 * (size[i, other] + size[i, item])
+            ranks.append(j + int((s[i, other] >= s[i, item] - slack).sum()))
+        found.append(ranks)
+    return found
+
+
+def expected(ranks, name):
+    """One metric of every query from its ranks, by definition."""
+    base, _, number = name.partition("@")
+    values = []
+    for r in (np.array(r, dtype=float) for r in ranks):
+        if not len(r):
+            values.append(np.nan)
+            continue
+        last = len(r) if number in ("", "r") else int(number)
+        hits, place = r <= last, np.arange(1, len(r) + 1)
+        values.append(
+            {
+                "recall": lambda: float(hits.any()),
+                "cmc": lambda: float(hits.any()),
+                "precision": lambda: hits.sum() / last,
+                "r_precision": lambda: hits.mean(),
+                "map": lambda: (hits * place / r).sum() / min(last, len(r)),
+                "mrr": lambda: 1 / r[0],
+                "ndcg": lambda: (
+                    (hits / np.log2(1 + r)).sum()
+                    / (1 / np.log2(1 + place[: min(last, len(r))])).sum()
+                ),
+            }[base]()
+        )
+    return np.array(values)
+
+
+def agree(ranks, z, y, *, metrics=ALL, **arguments):
+    if all(not r for r in ranks):
+        with pytest.raises(ValueError, match="relevant"):
+            evaluate(z, y, metrics=metrics, **arguments)
+        return
+    result = evaluate(z, y, metrics=metrics, **arguments)
+    for name in metrics:
+        np.testing.assert_allclose(
+            result.per_query(name), expected(ranks, name), rtol=1e-12, err_msg=name
+        )
+
+
+def rows(kind, generator, n, dim):
+    """Rows of a kind that is hard on a screen."""
+    if kind == "grid":
+        return generator.integers(-1, 2, (n, dim)).astype(float)
+    z = generator.standard_normal((n, dim))
+    if kind == "equal":
+        return np.repeat(z[:1], n, 0)
+    if kind == "duplicates":
+        return z[generator.integers(0, max(1, n // 3), n)]
+    if kind == "norms":
+        return z * 10.0 ** generator.integers(-12, 13, (n, 1))
+    if kind == "zeros":
+        return z * (generator.random((n, 1)) < 0.7)
+    if kind == "close":
+        # Similarities that differ by no more than the bound of either precision.
+        step = 10.0 ** generator.integers(-9, -1, (n, 1))
+        return z[:1] + step * z
+    return z
+
+
+KINDS = ("normal", "grid", "equal", "duplicates", "norms", "zeros", "close")
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_float64_matrix(forced, closeness, kind):
+    generator = np.random.default_rng(3)
+    for dim, width in ((1, np.float64), (5, np.float32), (24, np.float64)):
+        z = rows(kind, generator, 60, dim).astype(width)
+        y = generator.integers(0, 9, 60)
+        agree(slowly(z, y, closeness=closeness), z, y, closeness=closeness)
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
+def test_gallery_groups_and_several_labels(forced, closeness):
+    generator = np.random.default_rng(5)
+    z, x = (rows("grid", generator, n, 3).astype(np.float32) for n in (37, 52))
+    y, yx = generator.random((37, 5)) < 0.3, generator.random((52, 5)) < 0.3
+    ids = (generator.integers(0, 4, 37), generator.integers(0, 4, 52))
+    for labels, others in ((y, yx), (y.argmax(1), yx.argmax(1))):
+        for groups in (None, ids):
+            ranks = slowly(z, labels, x, others, closeness, groups)
+            agree(
+                ranks, z, labels, gallery=x, gallery_labels=others, closeness=closeness,
+                exclude=groups,
+            )  # fmt: skip
+    agree(slowly(z, y, groups=(ids[0], ids[0])), z, y, exclude=ids[0])
+
+
+def test_pairs_at_the_bound_are_counted_in_float64(forced):
+    """Different items a hair above, at and below a relevant one, within the bound of the screen."""
+    base = np.zeros((1, 64))
+    base[0, 0] = 1.0
+    steps = np.array([0.5, 0.5 + 1e-11, 0.5 - 1e-11, 0.5 + 1e-14, 0.5 - 1e-14, 0.5 + 1e-6, 0.49])
+    turned = np.zeros((len(steps), 64))
+    turned[:, 0], turned[np.arange(7), np.arange(1, 8)] = steps, np.sqrt(1 - steps**2)
+    z, y = np.concatenate([base, turned]), np.array([0, 0, 1, 2, 3, 4, 5, 6])
+    result = per_query_values(z, y, metrics=["mrr"])["mrr"]
+    # Nearer: 0.5 + 1e-11 and 0.5 + 1e-6; tied, and so before it: 0.5 ± 1e-14.
+    assert float(result[0]) == pytest.approx(1 / 5)
+
+
+def test_thresholds_beyond_those_counted_together(forced):
+    """Classes with more relevant items than a run counts at once, and fewer than the plan's end."""
+    generator = np.random.default_rng(0)
+    z, y = generator.standard_normal((140, 4)), generator.integers(0, 3, 140)
+    agree(slowly(z, y), z, y)
+
+
+def test_classes_too_large_for_a_screen_are_compared_in_float64(forced, monkeypatch):
+    monkeypatch.setattr(plan, "FEW", 6)
+    generator = np.random.default_rng(0)
+    y = np.concatenate([np.zeros(40, int), generator.integers(1, 9, 40)])
+    z = generator.standard_normal((80, 4))
+    agree(slowly(z, y), z, y)
+    agree(slowly(z, y), z, y, metrics=("recall@1", "mrr"))
+
+
+def test_panels_of_queries_give_what_all_at_once_give(forced, monkeypatch):
+    generator = np.random.default_rng(1)
+    z, y = generator.standard_normal((70, 4)), generator.integers(0, 9, 70)
+    monkeypatch.setattr(screened, "PANEL", 50)
+    agree(slowly(z, y), z, y)
+
+
+def test_a_slice_of_queries_has_the_values_of_all(forced):
+    generator = np.random.default_rng(1)
+    z, y = generator.standard_normal((70, 4)).astype(np.float32), generator.integers(0, 9, 70)
+    whole = evaluate(z, y, metrics=ALL)
+    for name, part in per_query_values(z, y, metrics=ALL, queries=slice(11, 58)).items():
+        np.testing.assert_array_equal(part, whole.per_query(name)[11:58])
+
+
+class Process:
+    """One of several processes, in turn: the last one sees what all of them made."""
+
+    def __init__(self, rank, world, made):
+        self.rank, self.world, self.made, self.calls = rank, world, made, 0
+
+    def slice(self, n):
+        cuts = [n * i // self.world for i in range(self.world + 1)]
+        return slice(cuts[self.rank], cuts[self.rank + 1])
+
+    def concatenate(self, values):
+        parts = self.made.setdefault(self.calls, [])
+        self.calls += 1
+        parts.append(values)
+        missing = [torch.zeros_like(values)] * (self.world - len(parts))
+        return torch.cat([*parts, *missing])
+
+
+def test_processes_share_the_tiles(forced, monkeypatch):
+    generator = np.random.default_rng(1)
+    z, y = generator.standard_normal((70, 4)).astype(np.float32), generator.integers(0, 9, 70)
+    alone, made = evaluate(z, y, metrics=ALL), {}
+    for rank in range(3):
+        result = evaluate(z, y, metrics=ALL, gather=Process(rank, 3, made))
+    for name in ALL:
+        np.testing.assert_array_equal(result.per_query(name), alone.per_query(name))
+
+
+def test_threads_give_what_one_gives(forced):
+    generator = np.random.default_rng(1)
+    z, y = generator.standard_normal((150, 8)).astype(np.float32), generator.integers(0, 40, 150)
+    alone = evaluate(z, y, metrics=ALL)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        several = evaluate(z, y, metrics=ALL)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    for name in ALL:
+        np.testing.assert_array_equal(several.per_query(name), alone.per_query(name))
+
+
+@pytest.mark.parametrize("form_", FORMS)
+def test_rows_rounded_anew_give_what_kept_ones_give(monkeypatch, dtype, form_):
+    from nearkin.evaluation import evaluator
+
+    Forced(monkeypatch, dtype, form_)
+    generator = np.random.default_rng(1)
+    z, y = generator.standard_normal((150, 8)).astype(np.float32), generator.integers(0, 40, 150)
+    kept = evaluate(z, y, metrics=ALL)
+    made = plan.plan_of
+    monkeypatch.setattr(
+        evaluator,
+        "plan_of",
+        lambda *a: (lambda p, few: (plan.replace(p, held=0), few))(*made(*a)),
+    )
+    for name, value in evaluate(z, y, metrics=ALL).items():
+        assert value == kept[name]
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
+def test_memory_maps_torch_and_narrow_rows(forced, tmp_path, closeness):
+    generator = np.random.default_rng(1)
+    z, y = generator.standard_normal((70, 6)), generator.integers(0, 9, 70)
+    np.save(tmp_path / "z.npy", z.astype(np.float32))
+    mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
+    assert not mapped.flags.writeable
+    agree(slowly(mapped, y, closeness=closeness), mapped, y, closeness=closeness)
+    for given_ in (z.astype(np.float16), z[::-1], np.asfortranarray(z), z[:, ::2]):
+        agree(slowly(given_, y, closeness=closeness), given_, y, closeness=closeness)
+    half = torch.from_numpy(z).bfloat16()
+    agree(slowly(half.double().numpy(), y, closeness=closeness), half, y, closeness=closeness)
+
+
+def cases():
+    return st.tuples(
+        st.integers(0, 2**32 - 1),
+        st.sampled_from(KINDS),
+        st.sampled_from(CLOSENESS),
+        st.integers(1, 40),
+        st.integers(2, 60),
+        st.integers(1, 12),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([np.float32, np.float64]),
+    )
+
+
+def one_case(case):
+    seed, kind, closeness, dim, n, classes, gallery, grouped, width = case
+    generator = np.random.default_rng(seed)
+    z = rows(kind, generator, n, dim).astype(width)
+    y = generator.integers(0, classes, n)
+    arguments = {}
+    if gallery:
+        g = int(generator.integers(1, 60))
+        x, yx = rows(kind, generator, g, dim).astype(width), generator.integers(0, classes, g)
+        arguments = {"gallery": x, "gallery_labels": yx}
+    groups = None
+    if grouped:
+        ids = generator.integers(0, 5, n)
+        groups = (ids, generator.integers(0, 5, len(arguments["gallery"])) if gallery else ids)
+        arguments["exclude"] = groups
+    ranks = slowly(z, y, arguments.get("gallery"), arguments.get("gallery_labels"), closeness, groups)  # fmt: skip
+    agree(ranks, z, y, closeness=closeness, **arguments)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cases())
+def test_random_cases_equal_the_float64_matrix(forced, case):
+    one_case(case)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cases())
+def test_two_thousand_random_cases_equal_the_float64_matrix(forced, case):
+    """500 for each precision and each form of the count: 2,000."""
+    one_case(case)
+
+
+def test_a_processor_says_whether_it_has_bfloat16():
+    assert has_bfloat16() in (True, False)
