@@ -41,6 +41,10 @@ class Steps:
     def __init__(self, epochs=100):
         self.state, self.epochs, self.records = State(), epochs, []
 
+    @property
+    def ending(self):
+        return self.state.epoch == self.epochs - 1
+
     def log(self, record):
         self.records.append(record)
         return len(self.records)
@@ -104,7 +108,7 @@ def drawn(steps, epochs, validation=None):
     each = panel(table([0, 0, 1, 1], torch.eye(4)), validation)
     each.start(loop)
     for epoch in range(epochs):
-        loop.state.step += steps
+        loop.state.step, loop.state.epoch = loop.state.step + steps, epoch
         each.follow(loop, epoch)
     return [record["step"] for record in loop.records]
 

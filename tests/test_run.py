@@ -240,6 +240,8 @@ def test_a_run_of_so_many_steps_ends_there_and_its_schedule_with_it(tmp_path, ro
         0.01 * (1 + math.cos(7 * math.pi / 8)) / 2
     )
     assert [r["step"] for r in tiny_runs.lines(tmp_path / "run", "epoch")] == [6, 8]
+    panels = {r["step"] for r in tiny_runs.lines(tmp_path / "run", "panel")}
+    assert panels == {0, 6, 8}  # the last one too
 
 
 def test_early_stop_ends_the_run_before_its_last_epoch(tmp_path, rows):

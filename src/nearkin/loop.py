@@ -253,6 +253,13 @@ class Loop:
     def _trainable(self) -> Trainable:
         return self.method  # type: ignore[return-value]
 
+    @property
+    def ending(self) -> bool:
+        """Whether the epoch that is validated now is the last one, but for early stopping."""
+        if self.steps is None:
+            return self.state.epoch == self.epochs - 1
+        return self.state.step >= self.steps
+
     def _goes_on(self) -> bool:
         if self.steps is None:
             return self.state.epoch < self.epochs

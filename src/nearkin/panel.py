@@ -84,7 +84,7 @@ class Panel:
         # Steps decide, never a clock: a resumed run and every process agree.
         last = loop.state.notes.get("panel", 0)
         passed = loop.state.step - last
-        if passed >= EVERY or (passed and (last == 0 or epoch == loop.epochs - 1)):
+        if passed >= EVERY or (passed and (last == 0 or loop.ending)):
             self._draw(loop, epoch, validation)
 
     def _draw(self, loop: Loop, epoch: int | None, validation: Tensor | None) -> None:
