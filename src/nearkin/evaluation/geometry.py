@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.evaluation.closeness import unit
 from nearkin.information.given import Rows, given_labels
+from nearkin.search.space import unit
 
 BINS = 51  # an odd number, so that orthogonal rows do not lie on an edge
 MOST_T = 100.0  # beyond it e^{-4t} leaves the numbers
