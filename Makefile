@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# A process a core, each on one thread; the tests of a file share what they trained.
+SHARED = -n auto --dist loadfile
+
 # uv brings everything in seconds; where it cannot, pip does.
 define install
 $(BIN)/python -m pip install -q --disable-pip-version-check uv
@@ -16,10 +19,10 @@ demo: $(VENV)/.ready
 	$(BIN)/nearkin train glyphs --out runs/glyphs $(if $(wildcard runs/glyphs),--force)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest --cov=nearkin --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) --cov=nearkin --cov-report=term:skip-covered
 
 quick: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not slow"
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
