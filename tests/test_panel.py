@@ -203,9 +203,19 @@ def test_a_collapse_is_said_once_and_not_of_an_encoder_that_has_not_learned():
     assert len(heard) == 1
 
 
+@pytest.mark.parametrize("z", [torch.zeros(9, 3), torch.tensor([[1.0, 0], [-1, 0], [2, 0]] * 3)])
+def test_rows_of_zeros_and_three_classes_on_a_line_have_collapsed(z):
+    with pytest.warns(UserWarning, match="effective rank [01]"):
+        after(z, torch.arange(9) % 3)
+
+
+def test_a_few_steps_are_no_collapse():
+    after(torch.ones(8, 3), torch.arange(8) % 4, step=40)
+
+
 def test_two_classes_on_one_line_have_not_collapsed():
-    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(4, 1)
-    records = after(z, torch.arange(8) % 2)
+    z = torch.tensor([[1.0, 0.0]] * 6 + [[-1.0, 0.0]] * 2)
+    records = after(z, torch.tensor([0] * 6 + [1] * 2))
     assert records[-1]["effective_rank"] == pytest.approx(1)
     assert records[-1]["simplex_distance"] == pytest.approx(0, abs=1e-6)
 

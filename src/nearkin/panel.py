@@ -55,7 +55,6 @@ class Panel:
         if validation is not None:
             self.rows["validation"] = sampled(validation.label, ROWS, seed)
             self.tables["validation"] = validation
-        self.picked = {of: table.select(self.rows[of]) for of, table in self.tables.items()}
         self._said = False
 
     def remark(self) -> str:
@@ -95,36 +94,38 @@ class Panel:
         for of, rows in self.rows.items():
             began = time.perf_counter()
             whole = validation if of == "validation" else None
-            z = self.embed(self.picked[of]) if whole is None else whole[rows]
+            table = self.tables[of]
+            z = self.embed(table.select(rows)) if whole is None else whole[rows]
             if rank() > 0:
                 continue  # the first process writes the log
-            label, classes = self.picked[of].label, self.tables[of].classes
-            found = measured(z, label, classes, self.seed)
-            counts = {"of": of, "rows": len(label), "classes": self.picked[of].classes}
+            label = table.label[rows]
+            found = measured(z, label, table.classes, self.seed)
+            counts = {"of": of, "rows": len(label), "classes": len(torch.unique(label))}
             seconds = round(time.perf_counter() - began, 4)
             state.logged = loop.log({**where, **counts, **found, "seconds": seconds})
-            self._check(found, of, state.step)
+            said = _trouble(found, of, state.step, table.classes)
+            if said and not self._said:
+                self._said = True
+                warnings.warn(said, UserWarning, stacklevel=2)
 
-    def _check(self, found: Mapping[str, Any], of: str, step: int) -> None:
-        """Warn once of rows that lie on one line or hold NaN."""
-        # Untrained encoders often begin near a line, and a few steps do not take them off it.
-        if self._said or step < EVERY:
-            return
-        if "problem" in found:
-            said = f"the panel could not be drawn after step {step}: {found['problem']}"
-        else:
-            cosine, rank = found["cosine_mean"], found["effective_rank"]
-            # Two classes may lie opposite each other: one line, and nothing has collapsed.
-            flat = rank < FLAT and cosine > 0
-            if cosine <= COLLAPSED and not flat:
-                return
-            said = (
-                f"the embeddings of the {of} rows have collapsed: after step {step} their mean "
-                f"pairwise cosine is {cosine:.4f} and their effective rank {rank:.2f}; lower the "
-                "learning rate, mine less hard, or add a loss that spreads (infonce, cross_entropy)"
-            )
-        self._said = True
-        warnings.warn(said, UserWarning, stacklevel=2)
+
+def _trouble(found: Mapping[str, Any], of: str, step: int, classes: int) -> str:
+    """What to warn of: rows that hold NaN, or that lie in one direction; empty for neither."""
+    if "problem" in found:
+        return f"the panel could not be drawn of the {of} rows at step {step}: {found['problem']}"
+    cosine, directions = found["cosine_mean"], found["effective_rank"]
+    # Untrained encoders often begin near a line, and a few steps do not take them off it.
+    if cosine is None or step < EVERY:
+        return ""
+    # Two classes may lie opposite each other on one line, and nothing has collapsed.
+    flat = directions < (FLAT if classes > 2 else 0.5)
+    if cosine <= COLLAPSED and not flat:
+        return ""
+    return (
+        f"the embeddings of the {of} rows have collapsed: after step {step} their mean pairwise "
+        f"cosine is {cosine:.4f} and their effective rank {directions:.2f}; lower the learning "
+        "rate, mine less hard, or add a loss that spreads (infonce, cross_entropy)"
+    )
 
 
 def measured(z: Tensor, label: Tensor, classes: int, seed: int) -> dict[str, Any]:

@@ -52,6 +52,14 @@ OBJECTIVES = {
     "alternating_jensen_shannon": {"alternating_jensen_shannon": {"critic_steps": 1, "width": 8}},
     "rankmi": {"rankmi": {"k": 1, "warmup": 1, "width": 8, "monotone": 0.1, "slope": 0.1}},
     "center": {"center": {"weight": 0.1}},
+    "bound": {
+        "bound": {
+            "compare": {"proxies": {}},
+            "loss": {"jsd": {}},
+            "critic": {"bilinear": {}},
+            "critic_steps": 1,
+        }
+    },
     "pce": {"pce": {"lam": 1.0, "detach": False}},
     "embedding_norm": {"embedding_norm": {}},
     "orthogonality": {"orthogonality": {}},
@@ -70,7 +78,7 @@ OBJECTIVES = {
 }
 COMPARES = {
     "in_batch": compared({"in_batch": {}}, {"supcon": {}}),
-    "across_views": compared({"across_views": {}}, {"infonce": {}}),
+    "across_views": compared({"across_views": {"anchors": "both"}}, {"infonce": {}}),
     "memory": compared({"memory": {"size": 20}}, {"multi_similarity": {}}),
     "proxies": compared({"proxies": {"per_class": 2}}, {"proxy_anchor": {}}),
     "centers": compared({"centers": {"kind": "sums"}}, {"spce": {}}),

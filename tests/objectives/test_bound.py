@@ -7,6 +7,7 @@ import torch
 from quad4 import LABEL4, QUAD4, random_batch
 from torch.nn.functional import normalize, softplus
 
+import nearkin as nk
 from nearkin.compare import AcrossViews, Classifier, InBatch, Memory, Proxies
 from nearkin.core import Batch, Terms
 from nearkin.losses.bounds import jsd
@@ -138,6 +139,17 @@ def test_a_memory_takes_the_batch_in_after_the_turn():
     for _ in objective.turns(QUAD4.clone().requires_grad_(), LABELLED):
         assert int(objective.compare.written) == 0
     assert int(objective.compare.written) == 4
+
+
+def test_it_is_made_by_name_for_a_loop_of_ones_own():
+    settings = {"compare": {"proxies": {}}, "loss": "jsd", "critic": "bilinear"}
+    objective = nk.objective("bound", **settings, classes=2, dim=2)
+    z = QUAD4.float().requires_grad_()
+    (turn,) = objective.turns(z, LABEL4)
+    turn.terms.total.backward()
+    assert z.grad.abs().sum() > 0
+    moved = {name for name, each in objective.named_parameters() if each.grad.abs().sum() > 0}
+    assert {name.rsplit(".", 1)[-1] for name in moved} >= {"weight", "vectors"}
 
 
 # The log

@@ -17,17 +17,20 @@ from nearkin.objectives.base import Critic, Objective, pull_and_push
 
 
 class Bound(Objective):
-    """A bound of mutual information between the two sides of a comparison, to be maximized.
+    """A bound of mutual information between the two sides of a comparison, to be maximized (Poole
+    et al. 2019; Hjelm et al. 2019).
 
     compare        whose information: in_batch (rows of one class), across_views (two views),
-                   proxies or centers (embeddings and labels)
+                   proxies (embeddings and labels)
     loss           the bound, with its sign turned: a loss of `bounds`, infonce, or one of your own
     critic         what scores a pair; without one its similarity does
     critic_steps   turns of the critic alone before the encoder's, each on its updated parameters;
                    0: it learns in the encoder's turn
 
-    Every pair counts as drawn jointly where the labels (the pair, across views) agree, and else as
-    drawn from the product of the marginals. The encoder raises the bound and the critic tightens
+    A pair counts as drawn jointly where the labels (the pair, across views) agree, and else as
+    drawn from the product of the marginals. Pairs that agree by chance are not among the latter:
+    where classes are few, the divergence from different pairs is larger than the one from all
+    pairs, which the information is. The encoder raises the bound and the critic tightens
     it: one direction for both, so that no turn works against another. Its value in nats stands in
     the docstring of each bound; jsd and infonce have theirs in the log, in bits (`bound_bits`).
     What a bound says of one batch while it is trained is no estimate: that is
