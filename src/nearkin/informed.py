@@ -161,10 +161,8 @@ def calibration_table(found: dict[str, Any], width: int = 100) -> str:
     per_table = max(1, (width - 30) // 17)
     for start in range(0, len(truths), per_table):
         some = list(truths)[start : start + per_table]
-        rows: list[tuple[str, ...]] = [
-            ("", "", *some),
-            ("truth", "", *(f"{truths[name]:.2f}" for name in some)),
-        ]
+        truth = ("truth", "", *(f"{truths[name]:.2f}" for name in some))
+        rows: list[tuple[str, ...]] = [("", "", *some), truth]
         for name in dict.fromkeys(estimator for estimator, task in cells if task in some):
             row = [cells.get((name, task), {}) for task in some]
             kind = next((cell["kind"] for cell in row if "kind" in cell), "")

@@ -76,23 +76,26 @@ def label_information(
             f"label information needs at least two classes of two rows or more, but there are "
             f"{len(present)} such classes among {len(rows)} rows"
         )
-    if by == "neighbors":
-        found = by_class_neighbors(
-            _scaled(rows, used), torch.from_numpy(y), seed=seed, error=_error
-        )
-        return replace(found, left_out=len(rows) - len(used))
-    if by == "generative":
-        each, classes = contraction(_scaled(rows, used), torch.from_numpy(y), seed)
-        # A pair moves the mean of its two rows: the spread counts twice.
-        error = 2 * _error(each, classes)
-        ceiling = _entropy(np.bincount(y))
-        left_out = len(rows) - len(used)
-        return Information.from_nats(float(each.mean()), error, "neither", ceiling, left_out)
+    left_out = len(rows) - len(used)
+    if by != "probe":
+        found = _by_distances(by, _scaled(rows, used), torch.from_numpy(y), seed)
+        return replace(found, left_out=left_out)
     if len(present) <= MOST_CLASSES:
         log_q = log_likelihoods(_standardized(rows, used), y, folds, seed)
     else:
         log_q = class_mean_log_likelihoods(rows, used, y, seed)
-    return _bound(log_q, y, left_out=len(rows) - len(used))
+    return _bound(log_q, y, left_out)
+
+
+def _by_distances(by: str, z: Tensor, y: Tensor, seed: int) -> Information:
+    """The views that train nothing: rows z (N, D), classes y (N,) of two rows or more."""
+    if by == "neighbors":
+        return by_class_neighbors(z, y, seed=seed, error=_error)
+    each, classes = contraction(z, y, seed)
+    # A pair moves the mean of its two rows: the spread counts twice.
+    error = 2 * _error(each, classes)
+    ceiling = _entropy(np.bincount(y.numpy()))
+    return Information.from_nats(float(each.mean()), error, "neither", ceiling)
 
 
 def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:
