@@ -65,9 +65,7 @@ def test_equals_its_definition(grid, exclude):
 
 
 def test_equals_its_definition_in_a_gallery():
-    result = evaluate(
-        Z, Y, X, YX, metrics=NAMES, super_labels=SUPER, gallery_super_labels=YX // 3
-    )
+    result = evaluate(Z, Y, X, YX, metrics=NAMES, super_labels=SUPER, gallery_super_labels=YX // 3)
     gain = gains_between([Y, SUPER], [YX, YX // 3], (2, 1))
     skipped = np.zeros((60, 45), bool)
     for k, name in zip(KS, NAMES, strict=True):
@@ -100,9 +98,10 @@ def test_labels_of_every_form_give_the_same():
     assert len(found) == 1
     pairs = list(zip(names.tolist(), ROOT.tolist(), strict=True))
     both = evaluate(Z, Y, metrics="ndcg@5", super_labels=pairs)
-    assert both["ndcg@5"] == evaluate(
-        Z, Y, metrics="ndcg@5", super_labels=np.stack([SUPER, ROOT], 1)
-    )["ndcg@5"]
+    assert (
+        both["ndcg@5"]
+        == evaluate(Z, Y, metrics="ndcg@5", super_labels=np.stack([SUPER, ROOT], 1))["ndcg@5"]
+    )
 
 
 def test_other_metrics_stay_and_gains_of_a_higher_level_vanish():
@@ -162,6 +161,4 @@ def test_a_collapsed_embedding_finds_nothing():
 )
 def test_wrong_levels_are_told(arguments, error, said):
     with pytest.raises(error, match=said):
-        evaluate(
-            **{"z": Z, "labels": Y, "metrics": "ndcg@5", "super_labels": SUPER, **arguments}
-        )
+        evaluate(**{"z": Z, "labels": Y, "metrics": "ndcg@5", "super_labels": SUPER, **arguments})

@@ -71,7 +71,9 @@ def test_few_classes_do_not_make_the_permutation_test_bold():
     classes = np.arange(60) % 6
     pairs = [(generator.standard_normal(6)[classes], np.zeros(60)) for _ in range(300)]
     share = {
-        test: np.mean([difference(*pair, classes, i, test=test).p < 0.05 for i, pair in enumerate(pairs)])
+        test: np.mean(
+            [difference(*pair, classes, i, test=test).p < 0.05 for i, pair in enumerate(pairs)]
+        )
         for test in ("sign_flip", "bootstrap")
     }
     assert share["sign_flip"] <= 0.08 < share["bootstrap"]
@@ -120,7 +122,9 @@ def test_queries_are_resampled_by_themselves():
     # Queries of a class are equal: by themselves they count 4 times, and give half the width.
     per_class = np.random.default_rng(0).standard_normal(100)
     values, classes = np.repeat(per_class, 4), np.repeat(np.arange(100), 4)
-    (a, b), (c, d) = (interval(values, units_of(classes, over), 0) for over in ("classes", "queries"))
+    (a, b), (c, d) = (
+        interval(values, units_of(classes, over), 0) for over in ("classes", "queries")
+    )
     assert (d - c) / (b - a) == pytest.approx(0.5, rel=0.1)
 
 

@@ -26,7 +26,9 @@ def slowly(z, x, relevant, skipped, closeness):
     found = []
     for i, row in enumerate(similarity):
         own = [row[j] for j in range(len(x)) if relevant[i, j] and not skipped[i, j]]
-        other = [(-round(row[j], 9), j) for j in range(len(x)) if not relevant[i, j] | skipped[i, j]]
+        other = [
+            (-round(row[j], 9), j) for j in range(len(x)) if not relevant[i, j] | skipped[i, j]
+        ]
         if own and other and -min(other)[0] >= max(own) - 1e-9:
             nearest = min(other)[1]
             rank = 1 + sum(-value >= max(own) - 1e-9 for value, _ in other)

@@ -114,9 +114,7 @@ def difference(
     low, high = np.quantile(means, (0.025, 0.975))
     p = _sign_flip(gain, units, seed) if test == "sign_flip" else _bootstrap(gain, means)
     count = len(np.unique(classes))
-    return Difference(
-        float(gain.mean()), float(low), float(high), p, count, len(gain), over, test
-    )
+    return Difference(float(gain.mean()), float(low), float(high), p, count, len(gain), over, test)
 
 
 def _bootstrap(gain: np.ndarray, means: np.ndarray) -> float:
