@@ -58,8 +58,8 @@ def main() -> None:
     timed("by_class", lambda: a.by_class("map@r"))
     timed("by_group", lambda: a.by_group("map@r", family))
     timed("worst_classes", lambda: a.worst_classes("map@r"))
-    timed("wrong neighbors, the first time", lambda: a.wrong())
-    timed("thieves, after it", lambda: a.thieves())
+    timed("wrong neighbors, the first time", a.wrong)
+    timed("thieves, after it", a.thieves)
     print(f"recall@1 {a['recall@1']:.3f}: {len(a.wrong(rows))} wrong neighbors")
     timed("evaluate: ndcg@10", lambda: evaluation.evaluate(z, labels, metrics="ndcg@10"))
     timed(

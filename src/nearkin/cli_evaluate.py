@@ -80,7 +80,11 @@ def evaluate(
     _see_own_code(trust_code)
     wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
     with _reporter() as reporter, processes():
-        told = dict(progress=reporter.embedded, say=reporter.say, compared=reporter.compared)
+        told = {
+            "progress": reporter.embedded,
+            "say": reporter.say,
+            "compared": reporter.compared,
+        }
         found = measured.measure(
             source,
             data=data,

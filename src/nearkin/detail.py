@@ -1,5 +1,5 @@
-"""What `nearkin evaluate` finds beside values: tables by class, wrong neighbors, the comparison with
-another run or file."""
+"""What `nearkin evaluate` finds beside values: tables by class, wrong neighbors, the comparison
+with another run or file."""
 
 from __future__ import annotations
 

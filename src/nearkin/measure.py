@@ -89,7 +89,11 @@ class Asked:
                 "gains need what stands above the classes: the array super_labels of an .npz, or "
                 "the column super_label of a table"
             )
-        return dict(super_labels=above, gallery_super_labels=gallery_above, gains=self.gains)
+        return {
+            "super_labels": above,
+            "gallery_super_labels": gallery_above,
+            "gains": self.gains,
+        }
 
 
 def evaluate_table(
@@ -112,7 +116,7 @@ def evaluate_table(
     above = table.columns.get("super_label")
     watch, asked = watch or Watch(), asked or Asked()
     query, gallery = table.columns.get("is_query"), table.columns.get("is_gallery")
-    asked.names = table.names if "relevant" not in table.columns else None
+    asked.names = table.names if torch.equal(relevant, table.label) else None
     asked.ids = table.ids, table.ids
     if query is None or gallery is None:
         return evaluate(
