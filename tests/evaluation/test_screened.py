@@ -87,28 +87,26 @@ def slowly(z, y, x=None, yx=None, closeness="cosine", groups=None):
 def expected(ranks, name):
     """One metric of every query from its ranks, by definition."""
     base, _, number = name.partition("@")
-    values = []
-    for r in (np.array(r, dtype=float) for r in ranks):
-        if not len(r):
-            values.append(np.nan)
-            continue
-        last = len(r) if number in ("", "r") else int(number)
-        hits, place = r <= last, np.arange(1, len(r) + 1)
-        values.append(
-            {
-                "recall": lambda: float(hits.any()),
-                "cmc": lambda: float(hits.any()),
-                "precision": lambda: hits.sum() / last,
-                "r_precision": lambda: hits.mean(),
-                "map": lambda: (hits * place / r).sum() / min(last, len(r)),
-                "mrr": lambda: 1 / r[0],
-                "ndcg": lambda: (
-                    (hits / np.log2(1 + r)).sum()
-                    / (1 / np.log2(1 + place[: min(last, len(r))])).sum()
-                ),
-            }[base]()
-        )
-    return np.array(values)
+    return np.array([value_of(base, number, np.array(r, dtype=float)) for r in ranks])
+
+
+def value_of(base, number, r):
+    if not len(r):
+        return np.nan
+    last = len(r) if number in ("", "r") else int(number)
+    hits, place = r <= last, np.arange(1, len(r) + 1)
+    if base in ("recall", "cmc"):
+        return float(hits.any())
+    if base == "precision":
+        return hits.sum() / last
+    if base == "r_precision":
+        return hits.mean()
+    if base == "map":
+        return (hits * place / r).sum() / min(last, len(r))
+    if base == "mrr":
+        return 1 / r[0]
+    best = 1 / np.log2(1 + place[: min(last, len(r))])
+    return (hits / np.log2(1 + r)).sum() / best.sum()
 
 
 def agree(ranks, z, y, *, metrics=ALL, **arguments):
@@ -320,7 +318,8 @@ def one_case(case):
         ids = generator.integers(0, 5, n)
         groups = (ids, generator.integers(0, 5, len(arguments["gallery"])) if gallery else ids)
         arguments["exclude"] = groups
-    ranks = slowly(z, y, arguments.get("gallery"), arguments.get("gallery_labels"), closeness, groups)  # fmt: skip
+    x, yx = arguments.get("gallery"), arguments.get("gallery_labels")
+    ranks = slowly(z, y, x, yx, closeness, groups)
     agree(ranks, z, y, closeness=closeness, **arguments)
 
 
