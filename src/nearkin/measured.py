@@ -76,8 +76,7 @@ def measure(
         return _of_file(path, tuple(metrics or METRICS), closenesses, with_floors, watch, asked)
     if path.is_file():
         raise ValueError(f"{path} is a file; give a run folder, or embeddings as .npz")
-    folder = RunFolder(path)
-    folder.check_format()
+    (folder := RunFolder(path)).check_format()
     recipe = load_recipe(path / "recipe.yaml")
     if with_floors and data is not None:
         raise ValueError("the floors of a run are those of its own data; leave --data out")
