@@ -36,6 +36,7 @@ docs: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/evaluation_memory.py
+	$(BIN)/python benchmarks/evaluate.py recall metrics plain
 	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/losses.py

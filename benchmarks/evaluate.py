@@ -1,21 +1,22 @@
-"""The evaluator against its floor and its peers at the size of Stanford Online Products, interleaved.
+"""The evaluator against its floor and its peers at the size of Stanford Online Products.
 
-    python benchmarks/evaluate.py [recall] [metrics] [plain] [peers] [kmeans] [--rows 60502] [--dim 512]
-        [--part 4096] [--repeats 3] [--threads 1]
+    python benchmarks/evaluate.py [recall] [metrics] [plain] [peers] [kmeans]
+        [--rows 60502] [--dim 512] [--part 4096] [--repeats 3] [--threads 1]
 
-Embeddings are made: 2-9 rows a class, about a float32 SOP run (recall@1 near 0.6). The floor is the
-float32 matrix product alone: torch.mm of all pairs, tile by tile into one buffer; `numpy` the same by
-numpy's library. Ways take turns (A B C A B C ...), so that a busy machine slows them alike; the table
-gives seconds by the clock and of the processor (median and best), and ratios to the floor by the median
-of processor seconds. What takes minutes runs on the first `--part` queries against the whole gallery;
-its time is scaled to all queries, and the line says so.
+Embeddings are made: 2-9 rows a class, recall@1 near 0.6 as of a run on such data. The floor is the
+float32 matrix product alone: torch.mm of all pairs, tile by tile into one buffer; `numpy` is the
+same by numpy's library. Ways take turns (A B C A B C ...), so that a busy machine slows them alike;
+the table gives seconds by the clock and of the processor (median and best), and ratios to the floor
+by the median of processor seconds. What takes minutes runs on the first `--part` queries against
+the whole gallery; its time is scaled to all queries, and the line says so.
 
-    recall   recall@{1,10,100,1000}, leave one out (half a matrix) and queries in a gallery, screened in
-             bfloat16 (where it pays) and float32
+    recall   recall@{1,10,100,1000}, leave one out (half a matrix) and queries in a gallery,
+             screened in bfloat16 (where it pays) and float32
     metrics  all metrics of rankings in one pass
     plain    both without numba
     peers    faiss flat with k = 1001, scikit-learn brute force, pytorch-metric-learning
-    kmeans   one pass of Lloyd's algorithm, 128 dimensions, 11,316 and 3,745 centers, against faiss
+    kmeans   five passes of Lloyd's algorithm, 128 dimensions, 11,316 and 3,745 centers, against
+             faiss
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def compared(title: str, ways: Ways, repeats: int) -> None:
         middle = statistics.median(cores)
         note = "" if ways[name][1] == 1 else f"   (x {ways[name][1]:.1f}, from a part)"
         print(
-            f"  {name:46} {statistics.median(clocks):12.2f} s {min(clocks):6.2f} s {middle:12.2f} s "
+            f"  {name:46} {statistics.median(clocks):12.2f} s {min(clocks):6.2f} s "
+            f"{middle:12.2f} s "
             f"{min(cores):6.2f} s  {middle / floor:.3f}{note}",
             flush=True,
         )
@@ -99,9 +101,9 @@ class In:
     def __init__(self, dtype: torch.dtype | None, compiled: bool = True):
         self.patches = []
         if dtype is not None:
-            self.patches.append(mock.patch.object(screened, "precision", lambda *_: dtype))
+            self.patches.append(mock.patch.object(screened, "precision", return_value=dtype))
         if not compiled:
-            self.patches.append(mock.patch.object(loops, "compiled", lambda: None))
+            self.patches.append(mock.patch.object(loops, "compiled", return_value=None))
 
     def __call__(self, way: Callable[[], object]) -> Callable[[], object]:
         def inside() -> object:

@@ -73,7 +73,10 @@ LAYERS = {
     "standalone": 6,
     "batches": 6,
     "cli": 6,
+    "cli_evaluate": 6,
     "cli_index": 6,
+    "detail": 6,
+    "detail_tables": 6,
     "index_files": 6,
 }
 # Files of a wide folder never import each other, but for the files named here.

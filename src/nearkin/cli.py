@@ -92,62 +92,6 @@ def train(
 
 
 @app.command()
-def evaluate(
-    source: Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            help="Measure a run on this folder, or on the test split of a .csv, .npz or data set.",
-        ),
-    ] = None,
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metrics", help="Comma-separated, repeatable.")
-    ] = None,
-    closeness: Annotated[
-        str | None, typer.Option("--closeness", help="cosine or euclidean; default: both.")
-    ] = None,
-    floors: Annotated[
-        bool,
-        typer.Option("--floors", help="Beside it the features raw, standardized and whitened."),
-    ] = False,
-    trust_code: TrustCode = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a run, or anybody's embeddings, exactly."""
-    from nearkin import measured
-    from nearkin.console import block_table, floors_table, remarks
-    from nearkin.runtime import processes
-
-    _see_own_code(trust_code)
-    wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
-    with _reporter() as reporter, processes():
-        found = measured.measure(
-            source,
-            data=data,
-            metrics=[name.strip() for name in wanted] or None,
-            closeness=closeness,
-            with_floors=floors,
-            trust_code=trust_code,
-            progress=reporter.embedded,
-            say=reporter.say,
-            compared=reporter.compared,
-        )
-    if not _first():
-        return
-    if as_json:
-        _print_json(found)
-        return
-    for name in found:
-        if name not in ("queries", "without_relevant", "information", "floors"):
-            title = f"{data or source} ({name}, %)"
-            print(block_table([("value", found)], name, title, _width()), end="\n\n")
-    if floors:
-        print(floors_table(found["floors"], _width()), end="\n\n")
-    print(remarks({"test": found, "floors": found.get("floors", {})}))
-
-
-@app.command()
 def embed(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     source: Annotated[
@@ -501,4 +445,5 @@ def _failed(text: str, code: int) -> int:
 
 
 # Below, because these commands take what stands above.
+import nearkin.cli_evaluate  # noqa: E402
 import nearkin.cli_index  # noqa: E402, F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,42 @@ class Watch:
         self.say = None
 
 
+@dataclass
+class Asked:
+    """What is asked beside the values of metrics, and what was found on the way.
+
+    over     what intervals resample: "classes" or "queries"
+    gains    of graded ndcg@K, for the class and its super-label; None: binary
+    results  by closeness
+    ids      names of the queries and of the items that they find
+    names    the class names, where labels are codes of them
+    above    the super-labels of the queries, where there are any
+    """
+
+    over: str = "classes"
+    gains: Sequence[float] | None = None
+    results: dict[str, Result] = field(default_factory=dict)
+    ids: tuple[Sequence[Any], Sequence[Any]] = ((), ())
+    names: Sequence[str] | None = None
+    above: Sequence[Any] | None = None
+
+    def graded(self, above: Any, gallery_above: Any = None) -> dict[str, Any]:
+        """Arguments of `evaluate`. Raises ValueError where gains have no super-labels."""
+        self.above = above
+        if self.gains is None:
+            return {}
+        if above is None:
+            raise ValueError(
+                "gains need what stands above the classes: the array super_labels of an .npz, or "
+                "the column super_label of a table"
+            )
+        return {
+            "super_labels": above,
+            "gallery_super_labels": gallery_above,
+            "gains": self.gains,
+        }
+
+
 def evaluate_table(
     z: Tensor,
     table: Table,
@@ -67,6 +103,7 @@ def evaluate_table(
     closeness: str,
     seed: int,
     watch: Watch | None = None,
+    asked: Asked | None = None,
 ) -> Result:
     """The rows of a table by their embeddings: leave one out, or queries in a gallery where it has
     both.
@@ -76,8 +113,11 @@ def evaluate_table(
     """
     relevant = table.columns.get("relevant", table.label)
     group = table.columns.get("group")
-    watch = watch or Watch()
+    above = table.columns.get("super_label")
+    watch, asked = watch or Watch(), asked or Asked()
     query, gallery = table.columns.get("is_query"), table.columns.get("is_gallery")
+    asked.names = table.names if torch.equal(relevant, table.label) else None
+    asked.ids = table.ids, table.ids
     if query is None or gallery is None:
         return evaluate(
             z,
@@ -89,7 +129,9 @@ def evaluate_table(
             gather=Shards(),
             planned=watch.planned,
             progress=watch.compared,
+            **asked.graded(above),
         )
+    asked.ids = table.select(query).ids, table.select(gallery).ids
     return evaluate(
         z[query],
         relevant[query],
@@ -102,6 +144,7 @@ def evaluate_table(
         gather=Shards(),
         planned=watch.planned,
         progress=watch.compared,
+        **asked.graded(*(None if above is None else above[role] for role in (query, gallery))),
     )
 
 
@@ -112,13 +155,16 @@ def block(
     seed: int,
     closenesses: Sequence[str] = ("cosine", "euclidean"),
     watch: Watch | None = None,
+    asked: Asked | None = None,
 ) -> dict[str, Any]:
     """What stands under "test" in metrics.json: each closeness, the information, the counts."""
     ranked = [name for name in metrics if name != "information"] or list(QUICK)
     said: dict[str, Any] = {}
+    asked = asked or Asked()
     for closeness in closenesses:
-        result = evaluate_table(z, table, ranked, closeness, seed, watch)
-        said[closeness] = result.to_dict()
+        result = evaluate_table(z, table, ranked, closeness, seed, watch, asked)
+        asked.results[closeness] = result
+        said[closeness] = result.to_dict(asked.over)
         said["queries"], said["without_relevant"] = result.queries, result.without_relevant
     if "information" in metrics:
         said["information"] = information(z, table.label, seed)

@@ -18,13 +18,14 @@ from nearkin.data.images import find_classes, find_faults
 from nearkin.data.npz import npz, read_arrays
 from nearkin.evaluation import evaluate
 from nearkin.floors import floors, has_features
-from nearkin.measure import Watch, block, information
+from nearkin.measure import Asked, Watch, block, information
 from nearkin.run_folder import RunFolder
 from nearkin.runtime import Shards, first_then_all
 
 METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")
 CLOSENESS = ("cosine", "euclidean")
 HELD = ("embeddings", "labels", "names", "ids", "is_query", "is_gallery", "relevant")
+ABOVE = ("super_labels", "gallery_super_labels")
 
 Progress = Callable[[int, int], None]
 
@@ -40,11 +41,13 @@ def measure(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     compared: Progress | None = None,
+    asked: Asked | None = None,
 ) -> dict[str, Any]:
     """One block as under "test" in metrics.json, with "queries" and "without_relevant".
 
     source      a run folder, or an .npz with embeddings, labels and optionally gallery_embeddings,
-                gallery_labels, groups (and gallery_groups)
+                gallery_labels, groups (and gallery_groups), super_labels (and
+                gallery_super_labels), ids (and gallery_ids)
     data        for a run: measure on this folder of images, or on the test split of this .csv,
                 .parquet or .npz file or named data set
     metrics     names; default: those of the run's recipe, or recall@1, 2, 4, 8 and map@r
@@ -56,23 +59,24 @@ def measure(
     progress    told of (done, total) items of `data` that are embedded
     say         told once, in a line, what the comparison will take
     compared    told of (done, total) blocks of similarities
+    asked       keeps the results, by closeness, and says what intervals resample and what gains
+                ndcg@K has
 
     Raises ValueError or OSError for whatever cannot be read, and ValueError where the rows that
     floors are fitted on share a class with those that are measured.
     """
     path = Path(source)
     closenesses = CLOSENESS if closeness is None else (closeness,)
-    watch = Watch(say, compared)
+    watch, asked = Watch(say, compared), asked or Asked()
     if path.suffix.lower() == ".npz":
         if data is not None:
             raise ValueError("--data goes with a run; an .npz file holds its own embeddings")
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path}; give a run, or embeddings as .npz")
-        return _of_file(path, tuple(metrics or METRICS), closenesses, with_floors, watch)
+        return _of_file(path, tuple(metrics or METRICS), closenesses, with_floors, watch, asked)
     if path.is_file():
         raise ValueError(f"{path} is a file; give a run folder, or embeddings as .npz")
-    folder = RunFolder(path)
-    folder.check_format()
+    (folder := RunFolder(path)).check_format()
     recipe = load_recipe(path / "recipe.yaml")
     if with_floors and data is not None:
         raise ValueError("the floors of a run are those of its own data; leave --data out")
@@ -85,7 +89,7 @@ def measure(
         z = torch.from_numpy(model.embed(table.inputs, progress=progress))
     assert isinstance(z, Tensor)
     wanted = list(metrics or recipe.get("evaluate") or METRICS)
-    said = block(z, table, wanted, recipe.get("seed", 0), closenesses, watch)
+    said = block(z, table, wanted, recipe.get("seed", 0), closenesses, watch, asked)
     if with_floors:
         held = folder.json("metrics.json").get("floors") if metrics is None else None
         said["floors"] = held or _floors_of_run(folder, recipe, wanted, trust_code, progress)
@@ -146,10 +150,11 @@ def _of_file(
     closenesses: Sequence[str],
     with_floors: bool,
     watch: Watch,
+    asked: Asked,
 ) -> dict[str, Any]:
     held = read_arrays(path)
     if with_floors and "train_embeddings" not in held:
-        return _of_features(path, held, metrics, closenesses)
+        return _of_features(path, held, metrics, closenesses, asked)
     missing = [name for name in ("embeddings", "labels") if name not in held]
     if missing:
         raise ValueError(
@@ -158,6 +163,8 @@ def _of_file(
     ranked = [name for name in metrics if name != "information"] or list(METRICS)
     said: dict[str, Any] = {}
     try:
+        asked.ids = _ids(held)
+        graded = asked.graded(*(held.get(name) for name in ABOVE))
         for closeness in closenesses:
             result = evaluate(
                 held["embeddings"],
@@ -170,8 +177,10 @@ def _of_file(
                 gather=Shards(),
                 planned=watch.planned,
                 progress=watch.compared,
+                **graded,
             )
-            said[closeness] = result.to_dict()
+            asked.results[closeness] = result
+            said[closeness] = result.to_dict(asked.over)
             said["queries"], said["without_relevant"] = result.queries, result.without_relevant
         if "information" in metrics:
             said["information"] = information(held["embeddings"], held["labels"], 0)
@@ -186,7 +195,11 @@ def _of_file(
 
 
 def _of_features(
-    path: Path, held: Mapping[str, np.ndarray], metrics: Sequence[str], closenesses: Sequence[str]
+    path: Path,
+    held: Mapping[str, np.ndarray],
+    metrics: Sequence[str],
+    closenesses: Sequence[str],
+    asked: Asked,
 ) -> dict[str, Any]:
     """The test split of a file of features, and its floors."""
     if "split" not in held:
@@ -202,7 +215,7 @@ def _of_features(
             "flat rows of numbers"
         )
     assert isinstance(splits.test.inputs, Tensor)
-    said = block(splits.test.inputs, splits.test, metrics, 0, closenesses)
+    said = block(splits.test.inputs, splits.test, metrics, 0, closenesses, asked=asked)
     below = floors(splits.train, splits.validation, splits.test, metrics, 0)
     return {**said, "floors": below}
 
@@ -256,6 +269,18 @@ def _tested(held: Mapping[str, np.ndarray]) -> Table:
         ids=tuple(map(str, range(len(code)))),
         columns=columns,
     )
+
+
+def _ids(held: Mapping[str, np.ndarray]) -> tuple[list[Any], list[Any]]:
+    """Names of the queries and of the items that they find; their rows where they have none."""
+    found: list[list[Any]] = []
+    for name, rows in (("ids", "embeddings"), ("gallery_ids", "gallery_embeddings")):
+        if rows not in held:
+            return found[0], found[0]
+        if name in held and held[name].shape != held[rows].shape[:1]:
+            raise ValueError(f"{name} must have one entry for each row of {rows}")
+        found.append(held[name].tolist() if name in held else list(range(len(held[rows]))))
+    return found[0], found[1]
 
 
 def _groups(held: dict[str, np.ndarray]) -> Any:

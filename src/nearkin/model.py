@@ -117,8 +117,9 @@ class Model:
         from nearkin.search import Index
 
         inputs = as_inputs(items)
-        if ids is None and all(isinstance(item, (str, os.PathLike)) for item in inputs):
-            ids = [os.fspath(item) for item in inputs]
+        if ids is None and not isinstance(inputs, Tensor):
+            paths = [os.fspath(x) for x in inputs if isinstance(x, (str, os.PathLike))]
+            ids = paths if len(paths) == len(inputs) else None
         index = Index(closeness, embed=self.embed)
         index.add(self.embed(inputs, workers=workers, progress=progress), ids, labels)
         return index

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearkin.evaluation.base import NOWHERE
-from nearkin.search.space import space_of
 from nearkin.evaluation.counting import QUERIES, THRESHOLDS, Retrieval, query_blocks, rankings
 from nearkin.evaluation.relevance import Relevance
 from nearkin.information.given import Rows, given_labels
+from nearkin.search.space import space_of
 
 
 @given(st.lists(st.integers(0, 60), max_size=80), st.integers(1, 9), st.integers(1, 100))

@@ -84,7 +84,7 @@ def test_a_seed_fixes_the_start():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match="3 rows can have 1..3 centers, not 4"):
+    with pytest.raises(ValueError, match=r"3 rows can have 1\.\.3 centers, not 4"):
         kmeans(np.zeros((3, 2)), np.zeros((4, 2)))
     with pytest.raises(ValueError, match="like rows"):
         kmeans(np.zeros((3, 2)), np.zeros((2, 3)))

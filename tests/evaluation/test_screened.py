@@ -87,31 +87,29 @@ def slowly(z, y, x=None, yx=None, closeness="cosine", groups=None):
 def expected(ranks, name):
     """One metric of every query from its ranks, by definition."""
     base, _, number = name.partition("@")
-    values = []
-    for r in (np.array(r, dtype=float) for r in ranks):
-        if not len(r):
-            values.append(np.nan)
-            continue
-        last = len(r) if number in ("", "r") else int(number)
-        hits, place = r <= last, np.arange(1, len(r) + 1)
-        values.append(
-            {
-                "recall": lambda: float(hits.any()),
-                "cmc": lambda: float(hits.any()),
-                "precision": lambda: hits.sum() / last,
-                "r_precision": lambda: hits.mean(),
-                "map": lambda: (hits * place / r).sum() / min(last, len(r)),
-                "mrr": lambda: 1 / r[0],
-                "ndcg": lambda: (
-                    (hits / np.log2(1 + r)).sum()
-                    / (1 / np.log2(1 + place[: min(last, len(r))])).sum()
-                ),
-            }[base]()
-        )
-    return np.array(values)
+    return np.array([value_of(base, number, np.array(r, dtype=float)) for r in ranks])
 
 
-def agree(ranks, z, y, *, metrics=ALL, **arguments):
+def value_of(base, number, r):
+    if not len(r):
+        return np.nan
+    last = len(r) if number in ("", "r") else int(number)
+    hits, place = r <= last, np.arange(1, len(r) + 1)
+    if base in ("recall", "cmc"):
+        return float(hits.any())
+    if base == "precision":
+        return hits.sum() / last
+    if base == "r_precision":
+        return hits.mean()
+    if base == "map":
+        return (hits * place / r).sum() / min(last, len(r))
+    if base == "mrr":
+        return 1 / r[0]
+    best = 1 / np.log2(1 + place[: min(last, len(r))])
+    return (hits / np.log2(1 + r)).sum() / best.sum()
+
+
+def check_agreement(ranks, z, y, *, metrics=ALL, **arguments):
     if all(not r for r in ranks):
         with pytest.raises(ValueError, match="relevant"):
             evaluate(z, y, metrics=metrics, **arguments)
@@ -153,7 +151,7 @@ def test_equals_the_float64_matrix(forced, closeness, kind):
     for dim, width in ((1, np.float64), (5, np.float32), (24, np.float64)):
         z = rows(kind, generator, 60, dim).astype(width)
         y = generator.integers(0, 9, 60)
-        agree(slowly(z, y, closeness=closeness), z, y, closeness=closeness)
+        check_agreement(slowly(z, y, closeness=closeness), z, y, closeness=closeness)
 
 
 @pytest.mark.parametrize("closeness", CLOSENESS)
@@ -165,11 +163,11 @@ def test_gallery_groups_and_several_labels(forced, closeness):
     for labels, others in ((y, yx), (y.argmax(1), yx.argmax(1))):
         for groups in (None, ids):
             ranks = slowly(z, labels, x, others, closeness, groups)
-            agree(
+            check_agreement(
                 ranks, z, labels, gallery=x, gallery_labels=others, closeness=closeness,
                 exclude=groups,
             )  # fmt: skip
-    agree(slowly(z, y, groups=(ids[0], ids[0])), z, y, exclude=ids[0])
+    check_agreement(slowly(z, y, groups=(ids[0], ids[0])), z, y, exclude=ids[0])
 
 
 def test_pairs_at_the_bound_are_counted_in_float64(forced):
@@ -189,7 +187,7 @@ def test_thresholds_beyond_those_counted_together(forced):
     """Classes with more relevant items than a run counts at once, and fewer than the plan's end."""
     generator = np.random.default_rng(0)
     z, y = generator.standard_normal((140, 4)), generator.integers(0, 3, 140)
-    agree(slowly(z, y), z, y)
+    check_agreement(slowly(z, y), z, y)
 
 
 def test_classes_too_large_for_a_screen_are_compared_in_float64(forced, monkeypatch):
@@ -197,15 +195,15 @@ def test_classes_too_large_for_a_screen_are_compared_in_float64(forced, monkeypa
     generator = np.random.default_rng(0)
     y = np.concatenate([np.zeros(40, int), generator.integers(1, 9, 40)])
     z = generator.standard_normal((80, 4))
-    agree(slowly(z, y), z, y)
-    agree(slowly(z, y), z, y, metrics=("recall@1", "mrr"))
+    check_agreement(slowly(z, y), z, y)
+    check_agreement(slowly(z, y), z, y, metrics=("recall@1", "mrr"))
 
 
 def test_panels_of_queries_give_what_all_at_once_give(forced, monkeypatch):
     generator = np.random.default_rng(1)
     z, y = generator.standard_normal((70, 4)), generator.integers(0, 9, 70)
     monkeypatch.setattr(screened, "PANEL", 50)
-    agree(slowly(z, y), z, y)
+    check_agreement(slowly(z, y), z, y)
 
 
 def test_a_slice_of_queries_has_the_values_of_all(forced):
@@ -284,11 +282,13 @@ def test_memory_maps_torch_and_narrow_rows(forced, tmp_path, closeness):
     np.save(tmp_path / "z.npy", z.astype(np.float32))
     mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
     assert not mapped.flags.writeable
-    agree(slowly(mapped, y, closeness=closeness), mapped, y, closeness=closeness)
+    check_agreement(slowly(mapped, y, closeness=closeness), mapped, y, closeness=closeness)
     for given_ in (z.astype(np.float16), z[::-1], np.asfortranarray(z), z[:, ::2]):
-        agree(slowly(given_, y, closeness=closeness), given_, y, closeness=closeness)
+        check_agreement(slowly(given_, y, closeness=closeness), given_, y, closeness=closeness)
     half = torch.from_numpy(z).bfloat16()
-    agree(slowly(half.double().numpy(), y, closeness=closeness), half, y, closeness=closeness)
+    check_agreement(
+        slowly(half.double().numpy(), y, closeness=closeness), half, y, closeness=closeness
+    )
 
 
 def cases():
@@ -320,8 +320,9 @@ def one_case(case):
         ids = generator.integers(0, 5, n)
         groups = (ids, generator.integers(0, 5, len(arguments["gallery"])) if gallery else ids)
         arguments["exclude"] = groups
-    ranks = slowly(z, y, arguments.get("gallery"), arguments.get("gallery_labels"), closeness, groups)  # fmt: skip
-    agree(ranks, z, y, closeness=closeness, **arguments)
+    x, yx = arguments.get("gallery"), arguments.get("gallery_labels")
+    ranks = slowly(z, y, x, yx, closeness, groups)
+    check_agreement(ranks, z, y, closeness=closeness, **arguments)
 
 
 @settings(

@@ -40,7 +40,10 @@ def slowly(z, x, relevant, skipped, closeness):
 @pytest.mark.parametrize("gallery", [False, True])
 @pytest.mark.parametrize("exclude", [False, True])
 @pytest.mark.parametrize("grid", [False, True])
-def test_wrong_neighbors_equal_a_slow_loop(closeness, gallery, exclude, grid, monkeypatch):
+@pytest.mark.parametrize("small", [False, True])
+def test_wrong_neighbors_equal_a_slow_loop(closeness, gallery, exclude, grid, small, monkeypatch):
+    if not small:
+        monkeypatch.setattr(mistakes, "SMALL", 0)
     monkeypatch.setattr(mistakes, "FEW", 1)  # most queries look again, at more
     z, x = (np.round(rows) + 0.25 for rows in (Z, X)) if grid else (Z, X)
     x, yx = (x, YX) if gallery else (z, Y)
@@ -121,7 +124,9 @@ def test_a_perfect_embedding_has_no_wrong_neighbors():
     assert (result.wrong(), result.thieves()) == ([], [])
 
 
-def test_a_collapsed_embedding_looks_at_as_many_as_it_must():
+@pytest.mark.parametrize("small", [0, mistakes.SMALL])
+def test_a_collapsed_embedding_looks_at_as_many_as_it_must(monkeypatch, small):
+    monkeypatch.setattr(mistakes, "SMALL", small)
     labels = np.r_[np.zeros(300, int), 1, 1]
     result = evaluate(np.ones((302, 2)), labels, metrics="recall@1")
     found = result.wrong(1000)
@@ -142,15 +147,21 @@ def test_rows_as_tensors_and_of_few_digits(closeness):
 
 
 @pytest.mark.slow
-def test_memory_maps_are_searched(tmp_path):
-    expected = evaluate(Z, Y, metrics="recall@1").wrong(1000)
-    np.save(tmp_path / "z.npy", Z)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_memory_maps_are_searched(tmp_path, monkeypatch, dtype):
+    z = Z.astype(dtype)
+    expected = evaluate(z, Y, metrics="recall@1").wrong(1000)
+    monkeypatch.setattr(mistakes, "SMALL", 0)
+    np.save(tmp_path / "z.npy", z)
     mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
-    assert evaluate(mapped, Y, metrics="recall@1").wrong(1000) == expected
+    found = evaluate(mapped, Y, metrics="recall@1").wrong(1000)
+    assert [w[:2] for w in found] == [w[:2] for w in expected]
 
 
-def test_blocks_of_queries_find_the_same(monkeypatch):
+@pytest.mark.parametrize("small", [0, mistakes.SMALL])
+def test_blocks_of_queries_find_the_same(monkeypatch, small):
     expected = evaluate(Z, Y, metrics="recall@1").wrong(1000)
+    monkeypatch.setattr(mistakes, "SMALL", small)
     monkeypatch.setattr(mistakes, "QUERIES", 7)
     monkeypatch.setattr(mistakes, "PLACES", 12)
     monkeypatch.setattr(mistakes, "PAIRS", 5)

@@ -96,7 +96,7 @@ def test_wrong_input_says_what_to_do():
         index.search(Q, k=301)
     with pytest.raises(ValueError, match="not True"):
         index.search(Q, k=True)
-    with pytest.raises(ValueError, match="'0.jpg' comes twice"):
+    with pytest.raises(ValueError, match=r"'0\.jpg' comes twice"):
         index.add(Q[:1], ["0.jpg"])
     with pytest.raises(ValueError, match="'a' comes twice"):
         index.add(Q[:2], ["a", "a"])

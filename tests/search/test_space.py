@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nearkin.search.space import TIE, space_of, unit
 from nearkin.information.given import Rows
+from nearkin.search.space import TIE, space_of, unit
 
 GENERATOR = torch.Generator().manual_seed(0)
 Q, G = (torch.randn(n, 4, generator=GENERATOR, dtype=torch.float64) for n in (5, 7))

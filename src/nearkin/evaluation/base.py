@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.search.space import unit
 from nearkin.information.given import Labels, Rows
+from nearkin.search.space import unit
 
 NOWHERE = torch.iinfo(torch.int64).max  # the rank of a relevant item that there is not
 

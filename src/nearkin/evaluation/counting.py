@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from nearkin.evaluation.base import NOWHERE, Ranking
-from nearkin.search.space import TIE, Space
 from nearkin.evaluation.relevance import Relevance
 from nearkin.information.given import Rows
+from nearkin.search.space import TIE, Space
 
 QUERIES = (
     4096  # queries of a block, at most; many, since every block prepares the whole gallery anew

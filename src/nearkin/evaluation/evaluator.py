@@ -88,9 +88,9 @@ def evaluate(
     gather          shares the work among processes; None: one process
     planned         told what the metrics of rankings will take, before they are computed
     progress        told of (done, total) blocks of similarities
-    super_labels    (N,) what stands above the classes (makes, families), or (N, L) of several levels,
-                    the finer first; ndcg@K is then graded, see `nearkin.evaluation.graded`; with
-                    gallery_super_labels where there is a gallery
+    super_labels    (N,) what stands above the classes (makes, families), or (N, L) of several
+                    levels, the finer first; ndcg@K is then graded, see `nearkin.evaluation.graded`;
+                    with gallery_super_labels where there is a gallery
     gains           (L + 1,) what an item of the query's class gains, and of its super-label, of the
                     level above it ...: above 0, descending; default L + 1, ..., 2, 1
 

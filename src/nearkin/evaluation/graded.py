@@ -1,8 +1,8 @@
 """Graded relevance by levels of labels: an item gains by the finest level that it shares.
 
-Gains g_0 > g_1 > ... > 0 of the class and of the levels above it. Classes lie within one another, so
-the items that share level l hold those that share a finer one, and a sum over items by their gain
-is a sum over levels by the steps between gains:
+Gains g_0 > g_1 > ... > 0 of the class and of the levels above it. Classes lie within one another,
+so the items that share level l hold those that share a finer one, and a sum over items by their
+gain is a sum over levels by the steps between gains:
 
     DCG@K = Σ_l (g_l - g_{l+1}) DCG_l@K          DCG_l@K: binary, relevant is who shares level l
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,12 @@ def _gains(gains: Any, count: int) -> list[float]:
         said = [float(gain) for gain in gains] if good else []
     except (TypeError, ValueError):
         said = []
-    falling = all(high > low for high, low in zip(said, said[1:], strict=False))
+    falling = all(high > low for high, low in pairwise(said))
     if len(said) != count or not falling or not (said[-1] > 0 and np.isfinite(said[0])):
         example = ", ".join(str(count - level) for level in range(count))
         raise ValueError(
-            f"gains must be {count} numbers above 0 that descend, for the class and each level above "
-            f"it, such as {example}; not {gains!r:.60}"
+            f"gains must be {count} numbers above 0 that descend, for the class and each level "
+            f"above it, such as {example}; not {gains!r:.60}"
         )
     return said
 

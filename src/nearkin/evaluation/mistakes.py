@@ -15,6 +15,7 @@ from nearkin.search.nearest import LAST, nearest
 from nearkin.search.screen import precisions
 from nearkin.search.side import Side
 
+SMALL = 1 << 27  # products of entries below which float64 takes no longer
 QUERIES = 8192  # searched at a time
 PLACES = 1 << 21  # entries (queries of a block) x (neighbors looked at), at most
 FEW = 4  # neighbors looked at first
@@ -57,13 +58,28 @@ class Mistakes:
         """(L,) int64: that item, the nearest of another class; of a tie the lowest row."""
         task, wrong = self.task, torch.from_numpy(self.queries)
         found = torch.empty(len(wrong), dtype=torch.int64)
-        if not len(wrong):
+        if len(wrong) * len(task.gallery) * task.gallery.dim < SMALL:
+            for block in torch.arange(len(wrong)).split(max(1, PLACES // len(task.gallery))):
+                found[block] = self._in_float64(wrong[block]).cpu()
             return found.numpy()
         gallery = Side(task.gallery, task.space)
         gallery.round_to(precisions(task.gallery.dim, task.gallery.device)[0])
         for block in torch.arange(len(wrong)).split(QUERIES):
             found[block] = self._of(wrong[block], gallery)
         return found.numpy()
+
+    def _in_float64(self, rows: Tensor) -> Tensor:
+        """(B,) int64 for queries (B,), compared with the whole gallery at once."""
+        task, count = self.task, len(self.task.gallery)
+        rows = rows.to(task.gallery.device)
+        items = torch.arange(count, device=rows.device)
+        q, g = task.queries.block(rows), task.gallery.block(slice(None))
+        similarity = task.space.query(q) @ task.space.gallery(g, 0.0).T  # (B, G)
+        fits = task.relevance.different(rows.repeat_interleave(count), items.repeat(len(rows)))
+        similarity.masked_fill_(~fits.view(similarity.shape), -torch.inf)
+        best, norms = similarity.amax(1, keepdim=True), [task.space.norms(x)[0] for x in (q, g)]
+        tie = 2 * task.space.slack(norms[0][:, None], norms[1][None])
+        return (similarity >= best - tie).int().argmax(1)
 
     def _of(self, rows: Tensor, gallery: Side) -> Tensor:
         """(B,) int64 for queries (B,): looks at few neighbors, at more where none would do."""

@@ -1,4 +1,4 @@
-"""The nearest items of chosen queries, as the metrics of rankings see them: exact, and on demand."""
+"""The nearest items of chosen queries, exact and on demand, as the metrics of rankings see them."""
 
 from __future__ import annotations
 

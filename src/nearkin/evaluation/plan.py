@@ -46,7 +46,8 @@ class Plan:
     def __str__(self) -> str:
         megabytes, seconds = max(1, round(self.bytes / 1e6)), self.seconds
         took = f"about {seconds:.0f} s" if seconds >= 1.5 else "about a second"
-        blocks = f"{self.tiles:,} block{'' if self.tiles == 1 else 's'} of {tiling.SIDE:,} x {tiling.SIDE:,}"
+        many, side = "" if self.tiles == 1 else "s", tiling.SIDE
+        blocks = f"{self.tiles:,} block{many} of {side:,} x {side:,}"
         return (
             f"{self.queries:,} queries x {self.gallery:,} items x {self.dim:,} dimensions: "
             f"{blocks}, at most {megabytes:,} MB beside them, {took}"
@@ -74,9 +75,9 @@ def plan_of(task: Retrieval, depth: int, queries: int | None = None) -> tuple[Pl
     fixed = _fixed(task, screened, count, kept, dim)
     tile = 2 * tiling.SIDE**2 * screen.itemsize
     free = available()
-    room = dict(held=min(rounded, HELD) if screened else 0, threads=threads)
+    room = {"held": min(rounded, HELD) if screened else 0, "threads": threads}
     if free is not None and fixed + room["held"] + threads * tile > free:
-        room = dict(held=0, threads=1)
+        room = {"held": 0, "threads": 1}
         if fixed + tile > free:
             raise MemoryError(
                 f"evaluating {count:,} x {items:,} rows of {dim:,} dimensions takes at least "

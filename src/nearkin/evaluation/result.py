@@ -182,7 +182,7 @@ class Result(Mapping[str, float]):
     def to_dict(self, over: str = "classes") -> dict[str, dict[str, float | None]]:
         """{"recall@1": {"value", "low", "high"}, "nmi": {"value"}, ...} of numbers that JSON has.
 
-        over: what intervals resample. An end of an interval that a single class does not allow is None.
+        over: what intervals resample. An end that a single class does not allow is None.
         """
         found: dict[str, dict[str, float | None]] = {}
         for name in self._per_query:

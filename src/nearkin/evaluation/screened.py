@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,9 +32,13 @@ Told = Callable[[int, int], None]
 class Share(Protocol):
     """How several processes share a pass; see `evaluator.Gather`."""
 
-    def slice(self, n: int) -> slice: ...
+    def slice(self, n: int) -> slice:
+        """Which of n parts this process does."""
+        ...
 
-    def concatenate(self, values: Tensor) -> Tensor: ...
+    def concatenate(self, values: Tensor) -> Tensor:
+        """The values of all processes, one after another."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,8 +90,8 @@ def _values(labels: Any, name: str) -> list[Any] | np.ndarray:
     binary = array.dtype.kind == "b" or (array.dtype.kind in "iu" and np.isin(array, (0, 1)).all())
     if not binary:
         raise TypeError(
-            f"{name} of shape {shape_of(array)} must be multi-hot: bool, or integers that are 0 or 1 "
-            f"(seen: {array.dtype})"
+            f"{name} of shape {shape_of(array)} must be multi-hot: bool, or integers that are 0 "
+            f"or 1 (seen: {array.dtype})"
         )
     return array.astype(bool)
 

@@ -126,10 +126,10 @@ def _first_reached(values, start, stop, x):
 @numba.njit(nogil=True)
 def _share(left, i, right, j):
     """Whether two sets of labels, as bits, meet."""
+    shared = np.uint64(0)
     for word in range(left.shape[1]):
-        if left[i, word] & right[j, word]:
-            return True
-    return False
+        shared |= left[i, word] & right[j, word]
+    return shared != 0
 
 
 @numba.njit(nogil=True)
@@ -145,26 +145,24 @@ def count_rows(tile, q, g, goal, terms, own):
     """Count a tile (B, T) whose rows are queries; own: item - query of a query itself."""
     rows, columns = tile.shape
     first, lows, values, counts = goal.first, goal.low, goal.values, goal.counts
-    bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
-    shift, tie, squares = terms.shift, terms.tie, terms.squares
     left, factors, norms, weights = q.source, q.factor, q.norm, q.weight
     right, factor, norm, half, weight, cut = g.source, g.factor, g.norm, g.half, g.weight, g.cut
-    code, group, hot = g.code, g.group, g.hot
     mine, groups, hots = q.code, q.group, q.hot
-    grouped, several = len(groups) > 0, hots.shape[1] > 0
+    code, group, hot = g.code, g.group, g.hot
+    shift, tie, squares, plain = terms.shift, terms.tie, terms.squares, terms.plain
+    flat, steep, reach, bits = terms.flat, terms.steep, terms.reach, terms.bits
     up, down = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    low, high = np.empty(FEW, np.float32), np.empty(FEW, np.float32)
-    sure = np.empty(FEW, np.int64)
     if plain:
         down = up
+    low, high = np.empty(FEW, np.float32), np.empty(FEW, np.float32)
+    sure = np.empty(FEW, np.int64)
     for i in range(rows):
-        least = lows[i]
+        least, begin, end = lows[i], first[i], first[i + 1]
         if least == np.inf:
             continue
-        begin, end = first[i], first[i + 1]
         kept = end - begin
-        few = kept <= FEW and not several
-        label, set_ = mine[i], groups[i] if grouped else 0
+        few = kept <= FEW and hots.shape[1] == 0
+        label, set_ = mine[i], groups[i] if len(groups) else 0
         if few:
             _limits(values, begin, kept, norms[i], flat, steep, tie, plain, low, high)
             sure[:kept] = 0
@@ -178,50 +176,20 @@ def count_rows(tile, q, g, goal, terms, own):
                 _read(tile, i, start, stop, bits, up)
                 if not _place(up, down, start, stop, weights[i], weight, cut, reach, least):
                     continue
-            unsure = few and _tally(up, down, start, stop, low, high, kept, sure)
-            if few and not unsure:
-                if not _meets(code, start, stop, label) and not (
-                    grouped and _meets(group, start, stop, set_)
-                ):
-                    continue
-            for j in range(start, stop):
-                if up[j] < least:
-                    continue
-                if several:
-                    kin = i + own == j or _share(hots, i, hot, j)
-                else:
-                    kin = code[j] == label
-                if kin or (grouped and group[j] == set_):
-                    if few:
-                        for p in range(kept):
-                            sure[p] -= np.int64(down[j] >= high[p])
-                    continue
-                if few:
-                    if not unsure or not _between(up[j], down[j], low, high, kept):
-                        continue
-                    above, below = begin, end
-                else:
-                    v = np.float64(_number(tile[i, j], bits))
-                    off = flat + steep * abs(v)
-                    size = norms[i] * norm[j]
-                    # Eight half ties are far more than what float64 rounds here.
-                    more = 8 * _tie(norms[i], norm[j], tie, squares)
-                    above = _first_reached(values, begin, end, (v + off) * size - half[j] + more)
-                    if above == end:
-                        continue
-                    x = (v - off) * size - half[j] - more
-                    below = _first_reached(values, above, end, x)
-                    if above == below:
-                        counts[above] += 1
-                        continue
-                exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
-                exact += _tie(norms[i], norm[j], tie, squares)
-                above = _first_reached(values, above, below, exact)
-                if few:
-                    for p in range(above - begin, kept):
-                        sure[p] += np.int64(down[j] < high[p])
-                elif above < end:
-                    counts[above] += 1
+            if few:
+                unsure = _tally(up, down, start, stop, low, high, kept, sure)
+                if unsure or _kin(code, group, start, stop, label, set_):
+                    _mend(
+                        up, down, start, stop, low, high, begin, kept, sure, least, unsure, values,
+                        code, group, label, set_, left, i, factors[i], norms[i], right, factor,
+                        norm, half, shift, tie, squares,
+                    )  # fmt: skip
+            else:
+                _one_by_one(
+                    tile, up, start, stop, bits, begin, end, least, flat, steep, values, counts,
+                    code, group, label, set_, hots, hot, own, left, i, factors[i], norms[i], right,
+                    factor, norm, half, shift, tie, squares,
+                )  # fmt: skip
         if few:
             before = 0
             for p in range(kept):
@@ -230,12 +198,71 @@ def count_rows(tile, q, g, goal, terms, own):
 
 
 @numba.njit(nogil=True)
+def _kin(code, group, start, stop, label, set_):
+    """Whether a run holds an item that is no different one."""
+    same = _meets(code, start, stop, label)
+    return same or (len(group) > 0 and _meets(group, start, stop, set_))
+
+
+@numba.njit(nogil=True)
+def _mend(
+    up, down, start, stop, low, high, begin, kept, sure, least, unsure, values,
+    code, group, label, set_, left, i, factor, norm, right, factors, norms, half, shift, tie,
+    squares,
+):  # fmt: skip
+    """After `_tally`: take out items that are no different ones, settle in float64 the unsure."""
+    for j in range(start, stop):
+        if up[j] < least:
+            continue
+        if code[j] == label or (len(group) and group[j] == set_):
+            for p in range(kept):
+                sure[p] -= np.int64(down[j] >= high[p])
+        elif unsure and _between(up[j], down[j], low, high, kept):
+            exact = _dot(left, i, right, j, shift) * factor * factors[j] - half[j]
+            exact += _tie(norm, norms[j], tie, squares)
+            for p in range(kept):
+                sure[p] += np.int64(values[begin + p] <= exact and down[j] < high[p])
+
+
+@numba.njit(nogil=True)
+def _one_by_one(
+    tile, up, start, stop, bits, begin, end, least, flat, steep, values, counts, code, group,
+    label, set_, hots, hot, own, left, i, factor, norm, right, factors, norms, half, shift, tie,
+    squares,
+):  # fmt: skip
+    """Count the items of a run that may be near enough: those of many thresholds or labels."""
+    for j in range(start, stop):
+        if up[j] < least:
+            continue
+        if hots.shape[1]:
+            kin = i + own == j or _share(hots, i, hot, j)
+        else:
+            kin = code[j] == label
+        if kin or (len(group) and group[j] == set_):
+            continue
+        v = np.float64(_number(tile[i, j], bits))
+        off, size = flat + steep * abs(v), norm * norms[j]
+        # Eight half ties are far more than what float64 rounds here.
+        more = 8 * _tie(norm, norms[j], tie, squares)
+        above = _first_reached(values, begin, end, (v + off) * size - half[j] + more)
+        if above == end:
+            continue
+        below = _first_reached(values, above, end, (v - off) * size - half[j] - more)
+        if above != below:
+            exact = _dot(left, i, right, j, shift) * factor * factors[j] - half[j]
+            exact += _tie(norm, norms[j], tie, squares)
+            above = _first_reached(values, above, below, exact)
+        if above < end:
+            counts[above] += 1
+
+
+@numba.njit(nogil=True)
 def _between(up, down, low, high, kept):
     """Whether a threshold lies within the bounds of a similarity."""
+    unsure = False
     for p in range(kept):
-        if up >= low[p] and down < high[p]:
-            return True
-    return False
+        unsure |= (up >= low[p]) & (down < high[p])
+    return unsure
 
 
 @_helper

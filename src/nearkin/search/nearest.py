@@ -26,7 +26,7 @@ def nearest(
     skipped: Tensor | None = None,
     known: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The K nearest items of every query: similarities (Q, K) float64, descending, and (Q, K) int64.
+    """The K nearest items of every query: similarities (Q, K) float64, items (Q, K) int64.
 
     queries, gallery  sides of one space, rounded to one precision; they may be the same
     skipped           (Q,) int64: an item that is no neighbor of the query; -1 for none

@@ -134,7 +134,7 @@ class Side:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor that is only read; torch warns of arrays that cannot be written, such as a file's."""
+    """A tensor that is only read; torch warns of arrays that cannot be written to."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 

@@ -1,0 +1,112 @@
+"""The command `nearkin evaluate`; what it does stands in `measured` and `detail`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nearkin.cli import (
+    AsJson,
+    TrustCode,
+    _first,
+    _print_json,
+    _reporter,
+    _see_own_code,
+    _width,
+    app,
+)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Measure a run on this folder, or on the test split of a .csv, .npz or data set.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", help="Comma-separated, repeatable.")
+    ] = None,
+    closeness: Annotated[
+        str | None, typer.Option("--closeness", help="cosine or euclidean; default: both.")
+    ] = None,
+    floors: Annotated[
+        bool,
+        typer.Option("--floors", help="Beside it the features raw, standardized and whitened."),
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Another run or .npz of the same queries: paired test."),
+    ] = None,
+    over: Annotated[
+        str,
+        typer.Option("--over", help="What intervals and tests resample: classes or queries."),
+    ] = "classes",
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="A table by class, group or super (super-label), worst first."),
+    ] = None,
+    worst: Annotated[
+        int | None, typer.Option("--worst", help="Only so many lines of that table.")
+    ] = None,
+    thieves: Annotated[
+        int | None,
+        typer.Option("--thieves", help="So many pairs of classes, the one found for the other."),
+    ] = None,
+    wrong: Annotated[
+        int | None,
+        typer.Option("--wrong", help="So many wrong nearest neighbors, the most similar first."),
+    ] = None,
+    gains: Annotated[
+        str | None,
+        typer.Option("--gains", help="Graded ndcg@K: of the class and its super-label, as 2,1."),
+    ] = None,
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run, or anybody's embeddings, exactly."""
+    from nearkin import detail, measured
+    from nearkin.console import block_table, floors_table, remarks
+    from nearkin.detail_tables import lines
+    from nearkin.measure import Asked
+    from nearkin.runtime import processes
+
+    wish = detail.Wish.of(by=by, worst=worst, thieves=thieves, wrong=wrong, against=against)
+    asked = Asked(detail.known_over(over), detail.given_gains(gains))
+    _see_own_code(trust_code)
+    wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
+    with _reporter() as reporter, processes():
+        told = {
+            "progress": reporter.embedded,
+            "say": reporter.say,
+            "compared": reporter.compared,
+        }
+        found = measured.measure(
+            source,
+            data=data,
+            metrics=[name.strip() for name in wanted] or None,
+            closeness=closeness,
+            with_floors=floors,
+            trust_code=trust_code,
+            asked=asked,
+            **told,
+        )
+        scores = {name: found[name] for name in asked.results}
+        found |= detail.of(wish, asked, source, data, trust_code, told)
+    if not _first():
+        return
+    if as_json:
+        _print_json(found)
+        return
+    for name in scores:
+        title = f"{data or source} ({name}, %)"
+        print(block_table([("value", scores)], name, title, _width()), end="\n\n")
+    if floors:
+        print(floors_table(found["floors"], _width()), end="\n\n")
+    for table in lines(found, _width()):
+        print(table, end="\n\n")
+    print(remarks({"test": found, "floors": found.get("floors", {})}))
