@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +15,8 @@ from torch import Tensor
 from nearkin.search.screen import Bound
 from nearkin.search.side import Side
 from nearkin.search.space import TIE
+
+WORTH = 1 << 26  # pairs of rows from which on plain torch takes longer than what it spares
 
 
 @lru_cache(maxsize=1)
@@ -37,6 +40,11 @@ def full_float32() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before)
         cuda.allow_tf32 = allowed
+
+
+def compiled_for(pairs: int) -> Any:
+    """The compiled loops where they are worth their first use, which takes seconds; else None."""
+    return compiled() if pairs >= WORTH or "nearkin.search.compiled" in sys.modules else None
 
 
 def side_arrays(side: Side) -> tuple[np.ndarray, ...]:
