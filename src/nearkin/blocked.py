@@ -70,19 +70,20 @@ class _BlockedSoftmax(torch.autograd.Function):
         rest = None
         own, kept = anchors.new_empty(anchors.shape[0], 1), []
         blocks = _blocks(column, references.shape[0])
-        length = references.new_empty(references.shape[0], 1) if raw else length
+        lengths = references.new_empty(references.shape[0], 1) if raw else None
         for part, rows, places in blocks:
-            if raw:
-                torch.linalg.vector_norm(references[part], dim=1, keepdim=True, out=length[part])
-            logits = _logits(anchors, references, bias, part, length if raw else None)
+            if lengths is not None:
+                torch.linalg.vector_norm(references[part], dim=1, keepdim=True, out=lengths[part])
+            logits = _logits(anchors, references, bias, part, lengths)
             own[rows, 0] = logits.view(-1)[places]
             top = _exponentials(logits, places)
             value = logits.sum(0).log_().add_(top)
             rest = value if rest is None else torch.logaddexp(rest, value)
             if keeps:
                 kept += [logits, top]
-        if raw and not have_directions(length, references.shape[1]):
+        if lengths is not None and not have_directions(lengths, references.shape[1]):
             raise _NoDirections
+        length = length if lengths is None else lengths
         ctx.save_for_backward(anchors, references, length, bias, own, rest, *kept)
         ctx.blocks, ctx.raw = blocks, raw
         ctx.set_materialize_grads(False)
@@ -124,7 +125,7 @@ class _BlockedSoftmax(torch.autograd.Function):
                 to_anchors.addmm_(share.T, references[part])
             if to_source is not None:
                 slope = torch.mm(share, anchors, out=to_source[part])
-                if along is not None:
+                if along is not None and raw is not None:
                     # (g - (g·u) u) / |w| with u = w / |w|, where g·u is Σ share·logit of the row.
                     slope.addcmul_(along[:, None] / raw[part].square(), references[part], value=-1)
                 elif length is not None:

@@ -165,9 +165,9 @@ def interpolated(
         raise ValueError(f"alpha must be from 0 (TUBA) to 1 (InfoNCE), not {alpha}")
     positive(temperature=temperature)
     _one(log_baseline=log_baseline)
-    positives, each = c.positives, c.different.sum(1)
-    own, rows = split_log_sum_exp(c.similarity, positives, c.different, 1 / temperature)
-    own, n = own / temperature, each.clamp_min(1).to(own.dtype)
+    positives, each = c.positives, c.negatives
+    own, rows = split_log_sum_exp(c.similarity, positives, c.keep_different, 1 / temperature)
+    n = each.clamp_min(1).to(own.dtype)
     some = each > 0
     far = torch.where(some, rows - n.log(), _NOTHING)  # log m_i
     outside = torch.as_tensor(log_baseline, dtype=own.dtype, device=own.device) + _log(1 - alpha)
@@ -176,7 +176,7 @@ def interpolated(
     own_part = own + (_log(alpha) - n.log())[:, None]
     baseline = positives.fill(torch.logaddexp(own_part, rest), 0.0)
     share = far - torch.logaddexp(far + _log(alpha), outside)
-    pairs = positives.count.sum()
+    pairs = positives.pairs
     penalty = ratio((_exp(torch.where(some, share, -torch.inf)) * each).sum(), each.sum())
     return Terms(
         tightness=-ratio(positives.fill(own, 0.0).sum(), pairs),
@@ -241,11 +241,11 @@ def _means(c: Comparison, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     gradient 0, where there are none."""
     positive(temperature=temperature)
     positives = c.positives
-    own, rows = split_log_sum_exp(c.similarity, positives, c.different, 1 / temperature)
-    near = positives.fill(own / temperature, 0.0)
-    pairs = torch.count_nonzero(c.different).to(rows.dtype)  # the log of an int64 is float32
+    own, rows = split_log_sum_exp(c.similarity, positives, c.keep_different, 1 / temperature)
+    near = positives.fill(own, 0.0)
+    pairs = c.negatives.sum().to(rows.dtype)  # the log of an int64 is float32
     far = logsumexp(rows, rows > -torch.inf, 0) - pairs.clamp_min(1).log()
-    return ratio(near.sum(), positives.count.sum()), far
+    return ratio(near.sum(), positives.pairs), far
 
 
 def _by_jsd(c: Comparison, temperature: float | Tensor, far: Callable[[Tensor], Tensor]) -> Terms:

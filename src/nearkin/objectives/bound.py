@@ -124,7 +124,7 @@ def _in_bits(loss: Loss, c: Comparison) -> dict[str, float]:
         # 2 log 2 - total bounds twice the divergence, in nats.
         return {"bound_bits": 1 - total / (2 * math.log(2)), "bound_ceiling": 1.0}
     # The mean of log(1 + negatives) over positive pairs: each pair is one choice among so many.
-    choices = torch.log2(1 + c.different.sum(1).double())
+    choices = torch.log2(1 + c.negatives.double())
     pairs = c.same.sum(1)
     ceiling = float((choices * pairs).sum() / pairs.sum())
     return {"bound_bits": ceiling - total / math.log(2), "bound_ceiling": ceiling}
