@@ -96,15 +96,16 @@ def _columns(labels: Any, name: str) -> list[Any]:
         if len(wide) > 1 or not min(wide):
             raise ValueError(f"{name} must have as many levels in every row")
         return [list(column) for column in zip(*labels, strict=True)]
+    array: Any = labels
     if getattr(labels, "ndim", 1) == 1:
         return [labels]
-    if labels.ndim != 2 or not labels.shape[1]:
+    if array.ndim != 2 or not array.shape[1]:
         raise ValueError(
             f"{name} must be (N,), or (N, L) with the finer level first; their shape is "
-            f"{tuple(labels.shape)}"
+            f"{tuple(array.shape)}"
         )
     # A column by itself: labels of two columns of 0 and 1 would be taken for multi-hot ones.
-    return [np.asarray(labels)[:, level] for level in range(labels.shape[1])]
+    return [np.asarray(array)[:, level] for level in range(array.shape[1])]
 
 
 def _gains(gains: Any, count: int) -> list[float]:
