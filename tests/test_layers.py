@@ -75,6 +75,7 @@ LAYERS = {
     "cli": 6,
     "cli_evaluate": 6,
     "cli_index": 6,
+    "shell": 6,
     "detail": 6,
     "detail_tables": 6,
     "index_files": 6,

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nearkin.cli_evaluate import evaluate
+from nearkin.cli_index import index, search
+from nearkin.shell import (
+    AsJson,
+    TrustCode,
+    app,
+    data_app,
+    guarded,
+    note,
+    print_json,
+    see_own_code,
+    shown,
+    speaks,
+    width,
+)
+
 if TYPE_CHECKING:
     from nearkin.catalog import Entry
-    from nearkin.console import Reporter
-
-app = typer.Typer(
-    name="nearkin",
-    help="Embeddings in which near means kin: train, measure, report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-data_app = typer.Typer(help="The data sets, and a check of your own.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Let a recipe import code (package.module:Name).")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,8 +64,8 @@ def train(
     changes = list(settings or [])
     if "=" in recipe and not Path(recipe).exists():
         recipe, changes = "glyphs", [recipe, *changes]
-    _see_own_code(trust_code)
-    with _reporter() as reporter:
+    see_own_code(trust_code)
+    with shown() as reporter:
         done = run.train(
             recipe,
             set=changes,
@@ -82,13 +75,16 @@ def train(
             trust_code=trust_code,
             reporter=reporter,
         )
-    if not _first():
+    if not speaks():
         return
     if as_json:
-        _print_json({**done.metrics, "run": str(done.folder)})
+        print_json({**done.metrics, "run": str(done.folder)})
         return
-    print(scores_table(done.metrics, width=_width()))
+    print(scores_table(done.metrics, width=width()))
     print(f"report: {done.folder / 'report.html'}")
+
+
+app.command()(evaluate)
 
 
 @app.command()
@@ -110,8 +106,8 @@ def embed(
     """Embed images with a trained run: embeddings, ids and labels."""
     from nearkin import embed_files
 
-    _see_own_code(trust_code)
-    with _reporter() as reporter:
+    see_own_code(trust_code)
+    with shown() as reporter:
         done = embed_files.embed(
             run,
             source,
@@ -123,9 +119,13 @@ def embed(
             progress=reporter.embedded,
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         print(f"{done['rows']} embeddings of {done['dim']} dimensions in {done['file']}")
+
+
+app.command()(index)
+app.command()(search)
 
 
 @app.command()
@@ -140,10 +140,10 @@ def report(
     """Write the report of one or several runs: one HTML page that opens without a network."""
     from nearkin import reporting
 
-    _see_own_code(trust_code)
-    page = reporting.report(runs, out, trust_code=trust_code, say=_note)
+    see_own_code(trust_code)
+    page = reporting.report(runs, out, trust_code=trust_code, say=note)
     if as_json:
-        _print_json({"report": str(page)})
+        print_json({"report": str(page)})
     else:
         print(page)
 
@@ -169,9 +169,9 @@ def information(
     from nearkin import informed
 
     informed.check(source, calibrate, estimators, full)
-    with _reporter() as reporter:
-        found, text = informed.answer(source, estimators, full, seed, reporter.tried, _width())
-    _print_json(found) if as_json else print(text)
+    with shown() as reporter:
+        found, text = informed.answer(source, estimators, full, seed, reporter.tried, width())
+    print_json(found) if as_json else print(text)
 
 
 @data_app.command("list")
@@ -197,7 +197,7 @@ def data_prepare(
     from nearkin import preparing
 
     ask = (lambda text: True) if yes else _confirmed
-    with _reporter() as reporter:
+    with shown() as reporter:
         done = preparing.prepare(
             name,
             archives=archive or (),
@@ -207,7 +207,7 @@ def data_prepare(
             progress=reporter.megabytes,
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
         return
     counts = [f"{k} {v['rows']} of {v['classes']} classes" for k, v in done["splits"].items()]
     print(f"{name} is ready in {done['path']}: {', '.join(counts)}")
@@ -241,13 +241,13 @@ def data_check(
     named = scan(KINDS["data"]).get(source)
     if named is None and path is not None:
         raise ValueError(f"--path goes with the name of a data set, and {source!r} is none")
-    with _reporter() as reporter:
+    with shown() as reporter:
         if named is None:
             found = check(source, reporter.prepared)
         else:
             found = check_set(named, path, reporter.prepared)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         print("\n".join(found.lines()))
     if not found.ok:
@@ -283,7 +283,7 @@ def show(
     entries = find(name)
     if as_json:
         keys = ("name", "kind", "summary", "source", "signature", "doc", "module")
-        _print_json({"items": [{key: getattr(entry, key) for key in keys} for entry in entries]})
+        print_json({"items": [{key: getattr(entry, key) for key in keys} for entry in entries]})
         return
     for entry in entries:
         signature = entry.signature.replace("collections.abc.", "")
@@ -300,7 +300,7 @@ def recipe(
 
     read = load_recipe(name)
     if as_json:
-        _print_json(read)
+        print_json(read)
         return
     file = recipe_files().get(name, Path(name))
     print(file.read_text(encoding="utf-8"), end="")
@@ -323,55 +323,18 @@ def _summary(entry: Entry) -> str:
 def _print_items(items: list[tuple[str, str, str]], as_json: bool) -> None:
     if as_json:
         keys = ("name", "summary", "source")
-        _print_json({"items": [dict(zip(keys, item, strict=True)) for item in items]})
+        print_json({"items": [dict(zip(keys, item, strict=True)) for item in items]})
         return
     from nearkin.console import listing
 
     # Printed by print: rich would end the program where its reader has gone.
-    print(listing(items, _width()), end="", flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, allow_nan=False))
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _width() -> int:
-    import shutil
-
-    return min(shutil.get_terminal_size((100, 24)).columns, 140)
-
-
-@contextmanager
-def _reporter() -> Iterator[Reporter]:
-    """Shows the progress of long work on stderr, in the process that speaks."""
-    from nearkin.console import Reporter, fitting
-
-    reporter = fitting() if _first() else Reporter(None)
-    try:
-        yield reporter
-    finally:
-        reporter.close()
-
-
-def _first() -> bool:
-    """Whether this is the process that speaks (torchrun starts several)."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _see_own_code(trusted: bool) -> None:
-    """Modules beside a person's recipe can be imported, but only where code is trusted."""
-    if trusted and "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    print(listing(items, width()), end="", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130
     interrupted."""
-    sys.exit(_guarded(lambda: _command(arguments)))
+    sys.exit(guarded(lambda: _command(arguments)))
 
 
 def _command(arguments: list[str] | None) -> int:
@@ -384,66 +347,3 @@ def _command(arguments: list[str] | None) -> int:
     except typer.Exit as done:
         return done.exit_code
     return 0
-
-
-def _guarded(command: Callable[[], int]) -> int:
-    if os.environ.get("NEARKIN_DEBUG") == "1":
-        return command()
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            return command()
-    except KeyboardInterrupt as stop:
-        return _failed(str(stop) or "interrupted", 130)
-    except BrokenPipeError:
-        # Whoever read us has gone (`nearkin list | head`); Python must not complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        return _failed(_sentence(error), 2)
-    except Exception as error:
-        return _unexpected(error)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _note(f"nearkin: warning: {' '.join(str(message).split())}")
-
-
-def _unexpected(error: Exception) -> int:
-    usage = getattr(error, "format_message", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return 2  # the help was printed
-    if usage is not None:
-        return _failed(f"{usage()} (see nearkin --help)", getattr(error, "exit_code", 2))
-    if type(error).__name__ == "TrainingError":
-        return _failed(str(error), 1)
-    if type(error).__name__ == "Abort":
-        return _failed("interrupted", 130)
-    what = f"{type(error).__name__}: {error}"
-    return _failed(f"this should not happen ({what}); NEARKIN_DEBUG=1 shows where", 1)
-
-
-_INSTEAD = {
-    errno.ENOSPC: "make room, or give another place with --out or NEARKIN_HOME",
-    errno.EACCES: "change the rights, or give another place with --out",
-    errno.EROFS: "give another place with --out",
-}
-
-
-def _sentence(error: BaseException) -> str:
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error) or type(error).__name__
-    where = f": {error.filename}" if error.filename else ""
-    instead = f"; {_INSTEAD[error.errno]}" if error.errno in _INSTEAD else ""
-    return f"{error.strerror}{where}{instead}"
-
-
-def _failed(text: str, code: int) -> int:
-    if _first():
-        print(f"nearkin: {' '.join(text.split())}", file=sys.stderr)
-    return code
-
-
-# Below, because these commands take what stands above.
-import nearkin.cli_evaluate  # noqa: E402
-import nearkin.cli_index  # noqa: E402, F401

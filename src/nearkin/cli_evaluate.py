@@ -6,19 +6,17 @@ from typing import Annotated
 
 import typer
 
-from nearkin.cli import (
+from nearkin.shell import (
     AsJson,
     TrustCode,
-    _first,
-    _print_json,
-    _reporter,
-    _see_own_code,
-    _width,
-    app,
+    print_json,
+    see_own_code,
+    shown,
+    speaks,
+    width,
 )
 
 
-@app.command()
 def evaluate(
     source: Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")],
     data: Annotated[
@@ -77,9 +75,9 @@ def evaluate(
 
     wish = detail.Wish.of(by=by, worst=worst, thieves=thieves, wrong=wrong, against=against)
     asked = Asked(detail.known_over(over), detail.given_gains(gains))
-    _see_own_code(trust_code)
+    see_own_code(trust_code)
     wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
-    with _reporter() as reporter, processes():
+    with shown() as reporter, processes():
         told = {
             "progress": reporter.embedded,
             "say": reporter.say,
@@ -97,16 +95,16 @@ def evaluate(
         )
         scores = {name: found[name] for name in asked.results}
         found |= detail.of(wish, asked, source, data, trust_code, told)
-    if not _first():
+    if not speaks():
         return
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for name in scores:
         title = f"{data or source} ({name}, %)"
-        print(block_table([("value", scores)], name, title, _width()), end="\n\n")
+        print(block_table([("value", scores)], name, title, width()), end="\n\n")
     if floors:
-        print(floors_table(found["floors"], _width()), end="\n\n")
-    for table in lines(found, _width()):
+        print(floors_table(found["floors"], width()), end="\n\n")
+    for table in lines(found, width()):
         print(table, end="\n\n")
     print(remarks({"test": found, "floors": found.get("floors", {})}))

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nearkin.cli import AsJson, TrustCode, _print_json, _reporter, _see_own_code, app
+from nearkin.shell import AsJson, TrustCode, print_json, see_own_code, shown
 
 
-@app.command()
 def index(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     source: Annotated[
@@ -31,8 +30,8 @@ def index(
     """Embed items with a trained run into an index that can be searched."""
     from nearkin import index_files
 
-    _see_own_code(trust_code)
-    with _reporter() as reporter:
+    see_own_code(trust_code)
+    with shown() as reporter:
         done = index_files.build(
             run,
             source,
@@ -45,12 +44,11 @@ def index(
             progress=reporter.embedded,
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         print(f"{done['rows']} items of {done['dim']} dimensions in {done['index']}")
 
 
-@app.command()
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.")],
     queries: Annotated[
@@ -66,13 +64,13 @@ def search(
     """The nearest items of an index."""
     from nearkin import index_files
 
-    _see_own_code(trust_code)
-    with _reporter() as reporter:
+    see_own_code(trust_code)
+    with shown() as reporter:
         found = index_files.find(
             index, queries, k, run=run, trust_code=trust_code, say=reporter.say
         )
     if as_json:
-        _print_json({"hits": found["hits"]})
+        print_json({"hits": found["hits"]})
         return
     for query, hits in zip(found["queries"], found["hits"], strict=True):
         print(query)
