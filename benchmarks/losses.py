@@ -64,14 +64,15 @@ def seconds(step: Callable[[], object], repeats: int = 1) -> float:
     """
     gc.collect()
     gc.disable()
-    if repeats > 1:
-        step()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    taken = time.perf_counter() - began
-    gc.enable()
-    return taken / repeats
+    try:
+        if repeats > 1:
+            step()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        return (time.perf_counter() - began) / repeats
+    finally:
+        gc.enable()
 
 
 def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Taken]:

@@ -116,24 +116,38 @@ class Counted:
         return unit_rows(x)[0]
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("kept", [0, 1 << 28])
 @pytest.mark.parametrize("entries", [10, 1 << 20])
-def test_rows_of_any_length_are_compared_by_direction_and_never_made(entries, kept, monkeypatch):
+def test_rows_of_any_length_are_compared_by_direction_and_never_made(
+    entries, kept, biased, monkeypatch
+):
     monkeypatch.setattr(blocked, "ENTRIES", entries)
     monkeypatch.setattr(blocked, "KEPT", kept)
     a, x, make = drawn(5, 4), drawn(7, 4, seed=1), Counted()
+    bias = drawn(7, seed=2) if biased else None
     scale = torch.tensor([0.1, 1, 7, 1e3, 1e-3, 1, 2], dtype=torch.float64)[:, None]
-    own, rest = blocked_softmax(a, UnitRows(scale * x, make), COLUMN)
-    plain = whole(a, torch.nn.functional.normalize(scale * x), None)
+    own, rest = blocked_softmax(a, UnitRows(scale * x, make), COLUMN, bias)
+    plain = whole(a, torch.nn.functional.normalize(scale * x), bias)
     for mine, theirs in zip((own, rest), plain, strict=True):
         torch.testing.assert_close(mine, theirs)
     weights = drawn(5, seed=7).detach()
     for pick in (lambda o, r: (weights * o[:, 0] * r).sum(), lambda o, r: r[1], lambda o, r: o[2]):
-        seen = torch.autograd.grad(pick(own, rest).sum(), [a, x], retain_graph=True)
-        expected = torch.autograd.grad(pick(*plain).sum(), [a, x], retain_graph=True)
+        leaves = [a, x, *([bias] if biased else [])]
+        seen = torch.autograd.grad(pick(own, rest).sum(), leaves, retain_graph=True)
+        expected = torch.autograd.grad(pick(*plain).sum(), leaves, retain_graph=True)
         for mine, theirs in zip(seen, expected, strict=True):
             torch.testing.assert_close(mine, theirs)
     assert make.times == 0
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_frozen_rows_of_any_length_get_no_slope(frozen):
+    leaves = [drawn(5, 3), drawn(7, 3, seed=1)]
+    leaves[frozen].requires_grad_(False)
+    blocked_softmax(leaves[0], UnitRows(leaves[1], Counted()), COLUMN)[1].sum().backward()
+    assert leaves[frozen].grad is None
+    assert leaves[1 - frozen].grad.norm() > 0
 
 
 def test_exponentials_that_vanish_leave_an_exact_gradient():

@@ -265,11 +265,27 @@ def test_unit_rows_are_made_when_they_are_read_and_then_kept():
     assert c.references is c.references
     assert len(made) == 1
     assert replace(c, bias=None).references is c.references
+
+
+def test_who_reads_unit_rows_first_without_gradients_takes_none_away():
+    x = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    c = Comparison(torch.tensor([0]), torch.tensor([0]), references=UnitRows(x, lambda x: x / 5))
+    with torch.no_grad():
+        assert c.references.norm() == 1
+    c.references.sum().backward()
+    assert x.grad.tolist() == [[pytest.approx(0.2)] * 2]
+
+
+def test_references_may_be_left_out():
     assert Comparison(torch.tensor([0]), torch.arange(3)).references is None
 
 
 @pytest.mark.parametrize(
-    "label", [[0, 1, 0, 2, 1, 3], [0, 0, 1, 1], [5], [0, 0, 0, 1], list(range(9)) * 3]
+    "label",
+    [
+        *([0, 1, 0, 2, 1, 3], [0, 0, 1, 1], [5], [0, 0, 0, 1], list(range(9)) * 3),
+        [4, 0, 0, 1, 2, 2, 2, *range(5, 30)],
+    ],
 )
 @pytest.mark.parametrize("start", [0, 1])
 def test_what_is_kept_of_a_block_is_what_the_masks_say(label, start):

@@ -38,7 +38,11 @@ def test_nan_keeps_every_threshold_off():
     assert seen.tolist() == [2, 2, 0]
 
 
+@pytest.mark.parametrize("entries", [0, 1000])
 @pytest.mark.parametrize("own", [[], [0], [2, 0, 0, 1, 2]])
-def test_ranks_by_class_count_the_first_thresholds_of_each_class(own):
-    seen = ranks_by_class(torch.tensor(own, dtype=torch.int64), 3)
+def test_ranks_by_class_count_the_first_thresholds_of_each_class(own, entries):
+    below = ranks_by_class(torch.tensor(own, dtype=torch.int64), 3, entries)
+    rank = torch.arange(len(own) + 1, dtype=torch.int32)
+    seen = below(torch.arange(3)[:, None], rank)
+    assert seen.dtype == torch.int32
     assert seen.tolist() == [[own[:r].count(c) for r in range(len(own) + 1)] for c in range(3)]

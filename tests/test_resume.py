@@ -91,6 +91,34 @@ def press():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("select", ["last", "validation"])
+def test_an_epoch_that_steps_cut_short_is_validated_after_an_interruption(
+    tmp_path, rows, whole, select
+):
+    cut = {"train": {"steps": 4, "select": select, "schedule": None}}
+    said, out = recipe(rows, **cut), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(said, out, Hook(4, press))
+    assert not tiny_runs.lines(out, "epoch")
+    train(said, out, resume=True)
+    assert_identical(whole(f"cut {select}", **cut), out)
+    assert [r["step"] for r in tiny_runs.lines(out, "epoch")] == [4]
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(tmp_path, rows, whole):
+    said, out = recipe(rows), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(said, out, Hook(9, press))
+    kept = out / "recipe.yaml"
+    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True)
+    older = [line for line in lines if line.strip() != "steps: null"]
+    assert len(older) == len(lines) - 1
+    kept.write_text("".join(older), encoding="utf-8")
+    train(said, out, resume=True)
+    kept.write_text("".join(lines), encoding="utf-8")
+    assert_identical(whole("adamw"), out)
+
+
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(("at", "act"), [(9, break_off), (14, press)])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, rows, whole, name, at, act):

@@ -244,6 +244,11 @@ def test_a_run_of_so_many_steps_ends_there_and_its_schedule_with_it(tmp_path, ro
     assert panels == {0, 6, 8}  # the last one too
 
 
+def test_more_steps_than_the_epochs_have_are_refused(tmp_path, rows):
+    with pytest.raises(ValueError, match=r"train\.steps is 25, but 4 epochs of 6 batches are over"):
+        train(recipe(rows, train={"steps": 25}), tmp_path / "run")
+
+
 def test_early_stop_ends_the_run_before_its_last_epoch(tmp_path, rows):
     said = recipe(
         rows,

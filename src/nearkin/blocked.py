@@ -74,6 +74,8 @@ class _BlockedSoftmax(torch.autograd.Function):
         for part, rows, places in blocks:
             if lengths is not None:
                 torch.linalg.vector_norm(references[part], dim=1, keepdim=True, out=lengths[part])
+                if not have_directions(lengths[part], references.shape[1]):
+                    raise _NoDirections
             logits = _logits(anchors, references, bias, part, lengths)
             own[rows, 0] = logits.view(-1)[places]
             top = _exponentials(logits, places)
@@ -81,8 +83,6 @@ class _BlockedSoftmax(torch.autograd.Function):
             rest = value if rest is None else torch.logaddexp(rest, value)
             if keeps:
                 kept += [logits, top]
-        if lengths is not None and not have_directions(lengths, references.shape[1]):
-            raise _NoDirections
         length = length if lengths is None else lengths
         ctx.save_for_backward(anchors, references, length, bias, own, rest, *kept)
         ctx.blocks, ctx.raw = blocks, raw
@@ -111,14 +111,18 @@ class _BlockedSoftmax(torch.autograd.Function):
             # Without a rest the exponentials are 0, and so must be their weight.
             weight = to_rest * (top - rest).exp().nan_to_num_(0.0, 0.0)
             along = None
-            if raw is not None:
+            if raw is not None and to_source is not None:
                 along = share.clamp_min(least).log_().mul_(share) @ weight
             share = share * weight
             if along is not None:
                 along.add_(share @ top).index_add_(0, places // len(rest), to_own[rows] * own[rows])
             share.view(-1).index_copy_(0, places, to_own[rows])
-            if to_bias is not None:
-                to_bias[part] = share.sum(1)
+            if bias is not None:
+                whole = share.sum(1)
+                if to_bias is not None:
+                    to_bias[part] = whole
+                if along is not None:
+                    along.addcmul_(whole, bias[part], value=-1)  # the logit less its bias
             if raw is not None:
                 share.div_(raw[part])
             if to_anchors is not None:

@@ -3,7 +3,6 @@ a few passes over its similarities and a few matrices of memory. Imports torch o
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -100,7 +99,9 @@ def mates_of(label: Tensor) -> Positives:
         classes = ordered.view(-1, first)
         distinct = len(classes) == 1 or bool((classes[1:, 0] != classes[:-1, 0]).all())
         if distinct and bool((classes[:, 0] == classes[:, -1]).all()):
-            others = order.view(-1, first).index_select(1, _others(first).to(order.device))
+            place = torch.arange(first, device=order.device)
+            other = place[: first - 1] + (place[: first - 1] >= place[:, None])  # all but itself
+            others = order.view(-1, first).index_select(1, other.view(-1))
             columns = order.new_empty(len(label), first - 1)
             columns.index_copy_(0, order, others.view(len(label), first - 1))
             count = order.new_full((len(label),), first - 1)
@@ -110,19 +111,12 @@ def mates_of(label: Tensor) -> Positives:
     place = torch.arange(most, device=label.device)
     start = (size.cumsum(0) - size)[group][:, None]
     here = torch.arange(len(label), device=label.device)[:, None] - start
-    filled, count = label.new_zeros(len(label), most), size.new_empty(len(label))
+    filled, count = order.new_zeros(len(label), most), size.new_empty(len(label))
     count[order] = size[group] - 1
     valid = place < count[:, None]
     at = (start + place + (place >= here)).clamp_max_(len(label) - 1)
     filled[order] = order[at]
     return Positives(filled.mul_(valid), valid, count, int(count.sum()))
-
-
-@functools.lru_cache(64)
-def _others(size: int) -> Tensor:
-    """(size · (size - 1),) int64: for each place in turn the others, ascending."""
-    every = torch.arange(size)
-    return torch.cat([every[every != i] for i in range(size)])
 
 
 def split(similarity: Tensor, positives: Positives, rest: Rest) -> tuple[Tensor, Tensor]:
@@ -180,7 +174,7 @@ def masked(mask: Tensor) -> Keep:
 
 
 def split_log_sum_exp(
-    similarity: Tensor, positives: Positives, keep: Keep, scale: float | Tensor = 1.0
+    similarity: Tensor, positives: Positives, keep: Keep, scale: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """(A, P) scale·s of the positives, and (A,) log Σ_kept exp(scale·s): -inf where nothing is kept
     of a row. A scale that is a tensor gets its gradient."""
@@ -276,13 +270,14 @@ class UnitRows:
 
     def __init__(self, source: Tensor, make: Callable[[Tensor], Tensor]):
         self.source, self._make = source, make
-
-    @functools.cached_property
-    def _rows(self) -> Tensor:
-        return self._make(self.source)
+        self._learns, self._rows = torch.is_grad_enabled(), None
 
     def made(self) -> Tensor:
-        """(N, D) the rows."""
+        """(N, D) the rows; whether they have a graph was decided when they were given, not by who
+        happens to read them first."""
+        if self._rows is None:
+            with torch.set_grad_enabled(self._learns):
+                self._rows = self._make(self.source)
         return self._rows
 
 

@@ -160,7 +160,7 @@ class Loop:
     optimizers   learner -> optimizer, as `nearkin.learners.optimizers_of` makes them
     schedule     step -> factor on every learning rate
     sampler      the batches of (seed, epoch)
-    steps        batches after which training ends instead, also within an epoch; None: epochs say
+    steps        batches after which training ends, also within an epoch; None: epochs say
     freeze       modules that stay in eval mode while training (their parameters still learn)
     clip         largest norm of a turn's gradient
     patience     epochs without a better score after which training ends; None: never
@@ -256,14 +256,14 @@ class Loop:
     @property
     def ending(self) -> bool:
         """Whether the epoch that is validated now is the last one, but for early stopping."""
-        if self.steps is None:
-            return self.state.epoch == self.epochs - 1
-        return self.state.step >= self.steps
+        return self.state.epoch == self.epochs - 1 or self._stepped()
 
     def _goes_on(self) -> bool:
-        if self.steps is None:
-            return self.state.epoch < self.epochs
-        return self.state.step < self.steps
+        # An epoch that was cut short and not yet validated when the run was stopped is closed.
+        return self.state.epoch < self.epochs and not (self._stepped() and not self.state.batch)
+
+    def _stepped(self) -> bool:
+        return self.steps is not None and self.state.step >= self.steps
 
     def _exhausted(self) -> bool:
         return self.patience is not None and self.state.waited >= self.patience
@@ -277,8 +277,6 @@ class Loop:
         self._train_mode()
         left = None if self.steps is None else state.batch + self.steps - state.step
         todo = batches[state.batch : left]
-        if self.steps is not None and not batches:
-            raise TrainingError(f"the sampler makes no batch in epoch {epoch}, so steps never end")
         pinned = self.device.type == "cuda"
         with closing(taken(table.inputs, map(_mine, todo), columns["key"], pinned)) as inputs:
             for rows in todo:

@@ -3,6 +3,7 @@ Imports torch only."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,15 +35,12 @@ class Ladder(NamedTuple):
         bucket is less and one in a later bucket is more. Only where a threshold is in the same
         bucket it is searched for.
         """
-        found = self.count.index_select(0, self._bucket(x.reshape(-1)))
+        found = self.count.index_select(0, _bucket(x.reshape(-1), self.low, self.steep))
         open_ = (found < 0).nonzero()[:, 0]
         exact = torch.searchsorted(
             self.value, x.reshape(-1).index_select(0, open_), right=True, out_int32=True
         )
         return found.index_copy_(0, open_, exact).view(x.shape)
-
-    def _bucket(self, x: Tensor) -> Tensor:
-        return _bucket(x, self.low, self.steep)
 
 
 def ladder(value: Tensor) -> Ladder:
@@ -61,9 +59,31 @@ def _bucket(x: Tensor, low: Tensor, steep: Tensor) -> Tensor:
     return place.clamp_(0, BUCKETS).int()
 
 
-def ranks_by_class(own: Tensor, classes: int) -> Tensor:
-    """(C, T + 1) int32: of the first r thresholds, whose classes (T,) are given in their order, how
-    many are of a class. Memory O(C·T)."""
-    first = own.new_zeros(classes, len(own) + 1, dtype=torch.int32)
-    first[own, torch.arange(1, len(own) + 1, device=own.device)] = 1
-    return first.cumsum(1, dtype=torch.int32)
+def ranks_by_class(own: Tensor, classes: int, entries: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Makes of classes and ranks r, which are broadcast, how many of the first r thresholds are of
+    the class: int32.
+
+    own       (T,) int64 the classes of the thresholds, in their order
+    entries   how many numbers a table of all answers may hold; where it would be larger, they are
+              searched for. Memory O(entries + T)
+    """
+    width = len(own) + 1
+    if classes * width <= min(entries, 1 << 30):
+        first = own.new_zeros(classes, width, dtype=torch.int32)
+        first[own, torch.arange(1, width, device=own.device)] = 1
+        flat = first.cumsum(1, dtype=torch.int32).view(-1)
+
+        def looked_up(class_: Tensor, rank: Tensor) -> Tensor:
+            at = class_.int() * width + rank
+            return flat.index_select(0, at.view(-1)).view_as(at)
+
+        return looked_up
+    grouped = own.argsort(stable=True)
+    key = own[grouped] * width + grouped
+    size = torch.bincount(own, minlength=classes)
+    begin = size.cumsum(0) - size
+
+    def searched(class_: Tensor, rank: Tensor) -> Tensor:
+        return (torch.searchsorted(key, class_ * width + rank) - begin[class_]).int()
+
+    return searched

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nearkin import model as models
 from nearkin.assemble import OWN, Parts, assemble
+from nearkin.catalog import slots_of
 from nearkin.config import complete, dump, load_recipe, resolve
 from nearkin.console import Reporter, plain, scores_table
 from nearkin.data.base import Splits, Table
@@ -41,6 +42,7 @@ from nearkin.report import read_run, write_report
 from nearkin.reporting import pictures_of
 from nearkin.run_folder import Log, RunFolder, RunFolderError
 from nearkin.runtime import barrier, by_first, processes, rank, world
+from nearkin.settings import Train
 
 FREE_TO_CHANGE = ("device", "workers")  # settings of `train` that a resumed run may change
 
@@ -157,11 +159,13 @@ def _check_same(folder: RunFolder, recipe: Mapping[str, Any]) -> None:
     if not (folder.path / "recipe.yaml").is_file():
         return  # killed while the folder was made
     before = load_recipe(folder.path / "recipe.yaml")
+    # What a run of an older version did not know has its default.
+    known = {key: slot.default for key, slot in slots_of(Train).items()}
     for key in sorted({*before, *recipe}):
         old, new = before.get(key), recipe.get(key)
         if key == "train":
-            old = {k: v for k, v in (old or {}).items() if k not in FREE_TO_CHANGE}
-            new = {k: v for k, v in (new or {}).items() if k not in FREE_TO_CHANGE}
+            old = {k: v for k, v in {**known, **(old or {})}.items() if k not in FREE_TO_CHANGE}
+            new = {k: v for k, v in {**known, **(new or {})}.items() if k not in FREE_TO_CHANGE}
         if old != new:
             raise RunFolderError(
                 f"the run in {folder.path} was started with another recipe (they differ in "

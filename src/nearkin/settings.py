@@ -19,8 +19,8 @@ class Train:
     """How a run trains; a recipe's `train`.
 
     epochs           passes over the sampler, at least 1
-    steps            batches after which training ends instead, also within an epoch; None: epochs
-                     say when
+    steps            batches after which training ends, also within an epoch, if the epochs have as
+                     many; None: the epochs say when
     schedule         total steps -> factor of the learning rate at a step; None: constant
     precision        of the encoder; losses are float32 or wider always
     select           which weights are kept: the best on validation, or the last. best_on_test keeps
@@ -52,7 +52,12 @@ class Train:
 
     def length(self, batches: int) -> tuple[int, int]:
         """How many epochs, the last perhaps cut short, and how many steps, with so many batches an
-        epoch."""
+        epoch. Raises ValueError for more steps than the epochs have."""
         if self.steps is None:
             return self.epochs, self.epochs * batches
-        return -(-self.steps // max(batches, 1)), self.steps
+        if self.steps > self.epochs * batches:
+            raise ValueError(
+                f"train.steps is {self.steps}, but {self.epochs} epochs of {batches} batches are "
+                "over before; raise train.epochs too"
+            )
+        return -(-self.steps // batches), self.steps

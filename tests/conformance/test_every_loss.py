@@ -93,6 +93,23 @@ def test_its_settings_are_keyword_only_and_have_defaults(name):
 # --- what it must not see
 
 
+# Few are same, so that they are hidden one by one; of classes of one size, and of several.
+LONG = {"balanced": [*range(12)] * 3, "unbalanced": [4, 0, 0, 1, 2, 2, 2, 2, *range(5, 40)]}
+
+
+@every_one_of_rows
+@pytest.mark.parametrize("labels", LONG)
+def test_a_batch_is_scored_as_one_whose_pairs_a_mask_allows(name, labels):
+    z, label = random_batch(LONG[labels], DIM)
+    loss = compared(name)
+    seen, (slope, *_) = scored(name, z, label, loss)
+    loss.mining = lambda c: c.narrowed(torch.ones(c.shape, dtype=torch.bool))
+    masked, (other, *_) = scored(name, z, label, loss)
+    for key, value in masked.floats().items():
+        assert seen.floats()[key] == pytest.approx(value, rel=1e-9, abs=1e-12)
+    torch.testing.assert_close(slope, other)
+
+
 @every_one_but(ORDERED)
 @pytest.mark.parametrize("labels", LABELS)
 def test_the_order_of_rows_does_not_matter(name, labels):

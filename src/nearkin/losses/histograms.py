@@ -53,16 +53,16 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
             own_cell *= positives.valid
         own = _at_nodes(*_all_sums(own_cell, share, width))
         push = _by_cell(own[:-1] * (bins / 2 / attracted)).to(s.dtype)
-        near, before, slope = torch.zeros_like(own), torch.zeros_like(own), torch.empty_like(s)
+        near, before, slope = torch.zeros_like(own), torch.zeros_like(own), s.new_empty(s.shape)
         for part in in_blocks(s.shape):
             cell, share = _cells(s[part], bins)
             more = _all_sums(c.keep_different(cell, part, 0), share, width)
             near += more[0]
             before += more[1]
-            torch.index_select(push, 0, cell.view(-1), out=slope[part].view(-1))
+            torch.index_select(push, 0, cell.reshape(-1), out=slope[part].view(-1))
         others = _at_nodes(near, before)
         pull = _by_cell(others[1:] * (-bins / 2 / attracted)).to(s.dtype)
-        pull = pull.index_select(0, own_cell.view(-1)).view_as(own_cell)
+        pull = pull.index_select(0, own_cell.reshape(-1)).view(own_cell.shape)
         slope.scatter_add_(1, positives.columns, pull)
         return torch.dot(others.cumsum(0), own).div(attracted).to(s.dtype), slope
 
@@ -138,9 +138,9 @@ def _cells(s: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 def _all_sums(cell: Tensor, share: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """(bins + 1,), (bins + 1,) float64: as `_sums`, for all rows together."""
-    cell = cell.view(-1)
+    cell = cell.reshape(-1)
     near = torch.zeros(width, dtype=torch.float64, device=cell.device)
-    near.scatter_add_(0, cell, share.view(-1).double())
+    near.scatter_add_(0, cell, share.reshape(-1).double())
     return near[2:], torch.bincount(cell, minlength=width)[1:-1].double()
 
 

@@ -75,7 +75,8 @@ def n_pairs(c: Comparison, *, norm_weight: float = 0.0005) -> Terms:
 
     Equals, for two classes, the mean of log(1 + e^{f·(g' - g)}) with g' the other class's positive.
 
-    Memory O(A·R) bits, and O(K²) for K pairs. Raises ValueError for a negative norm_weight.
+    Memory O(K²) for K pairs, and O(A·R) bits where rows meet other rows. Raises ValueError for a
+    negative norm_weight.
     """
     not_negative(norm_weight=norm_weight)
     few, own = _one_each(c)

@@ -210,9 +210,8 @@ def alignment_uniformity(
     positives = c.positives
     own, potential = split(c.similarity, positives, log_sum_exp(c.keep_compared, 2 * t))
     near = positives.fill(c.distance_of(own).pow(alpha), 0.0)
-    pairs = (c.negatives.sum() + positives.pairs).to(
-        potential.dtype
-    )  # the log of an int64 is float32
+    # The log of an int64 is float32.
+    pairs = (c.negatives.sum() + positives.pairs).to(potential.dtype)
     spread = logsumexp(potential, potential > -torch.inf, 0) - 2 * t - pairs.clamp_min(1).log()
     return Terms(
         tightness=ratio(near.sum(), positives.pairs),

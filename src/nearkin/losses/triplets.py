@@ -388,11 +388,11 @@ def beside(
     of      (A,) the classes of the rows
     """
     s, most, classes = c.similarity, len(value), int(of.max()) + 1
-    steps, of_class = ladder(value), ranks_by_class(own, classes)
-    size = of_class[:, -1]
+    steps, below_of = ladder(value), ranks_by_class(own, classes, 4 * s.numel())
+    size = torch.bincount(own, minlength=classes)
     # A class of n thresholds can have kept off n + 1 numbers of them.
-    start = (size.cumsum(0) - size).int() + torch.arange(classes, device=s.device).int()
-    flat, row = of_class.view(-1), of.int() * (most + 1)
+    start = (size.cumsum(0) - size + torch.arange(classes, device=s.device)).int()
+    size = size.int()
     # A batch that meets itself has every distance twice: the half above the diagonal is enough.
     half = c.given is None and c.allowed is None
     each = 4 * each if half else 2 * each
@@ -409,7 +409,7 @@ def beside(
         off += torch.bincount(kept_off.view(-1), minlength=most + 1)
         times = most - kept_off
         for rows in ((part, None), (None, slice(first, None))):
-            below = flat.index_select(0, (kept_off + row[rows]).view(-1)).view_as(d)
+            below = below_of(of[rows], kept_off)
             off_own += torch.bincount((below + start[of[rows]]).view(-1), minlength=len(off_own))
             times += below.sub_(size[of[rows]])
         times = times.to(s.dtype)
