@@ -197,10 +197,14 @@ def label_views(seed: int) -> None:
 
 
 def calibration(seed: int) -> None:
-    """The quick table of `nearkin information --calibrate`, a row each estimator, as Markdown."""
+    """The quick table of `nearkin information --calibrate`, a row each estimator."""
     from nearkin.informed import calibration as measured
 
-    found = measured(seed=seed)
+    print_calibration(measured(seed=seed))
+
+
+def print_calibration(found: dict) -> None:
+    """As Markdown."""
     cells = {(cell["estimator"], cell["task"]): cell for cell in found["cells"]}
     truths = {cell["task"]: cell["truth"] for cell in found["cells"]}
     of_classes = [name for name in truths if "classes" in name or "uniforms" in name]

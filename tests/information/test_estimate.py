@@ -37,7 +37,7 @@ def _one(one_thread):
 def found(name, task=None, rows=1200, seed=0, **settings):
     x, y = (task or tasks.gaussian(1.0, 2)).sample(rows, 3)
     if name in LEARNED:
-        settings = {"steps": 150, "batch": 64, "rate": 2e-3, **settings}
+        settings = {"steps": 200, "batch": 64, "rate": 1e-3, **settings}
     return nk.mutual_information(x, y, name, seed=seed, **settings)
 
 
