@@ -177,12 +177,12 @@ def _graded(
 ) -> dict[str, Tensor]:
     """ndcg@K (Q,) of the sums found on each level; nothing without levels."""
     names = [name for name in metrics if name.startswith("ndcg@")] if levels else []
-    steps = [level.step for level in levels]
-    return {
-        name: sum(step * sums[name + ":gain"] for step, sums in zip(steps, found, strict=True))
-        / sum(step * sums[name + ":ideal"] for step, sums in zip(steps, found, strict=True))
-        for name in names
-    }
+
+    def total(name: str) -> Tensor:
+        parts = [level.step * sums[name] for level, sums in zip(levels, found, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    return {name: total(name + ":gain") / total(name + ":ideal") for name in names}
 
 
 def per_query_values(
