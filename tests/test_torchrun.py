@@ -197,10 +197,11 @@ def test_when_one_process_fails_the_others_do_not_wait_for_ever(tmp_path):
     assert Path(tmp_path / "run" / "checkpoint" / "state.safetensors").is_file()
 
 
-def test_two_processes_evaluate_as_one_and_one_of_them_speaks(tmp_path):
+@pytest.mark.parametrize(("rows", "dim"), [(61, 5), (2600, 64)])  # by float64, and screened
+def test_two_processes_evaluate_as_one_and_one_of_them_speaks(tmp_path, rows, dim):
     generator = np.random.default_rng(0)
     file = tmp_path / "rows.npz"
-    np.savez(file, embeddings=generator.normal(size=(61, 5)), labels=np.arange(61) % 9)
+    np.savez(file, embeddings=generator.normal(size=(rows, dim)), labels=np.arange(rows) % 9)
     said = []
     for processes in (1, 2):
         code, out, errors = ended(started(tmp_path, processes, "evaluate", file, "--json"))

@@ -25,6 +25,7 @@ class Forced:
         monkeypatch.setattr(plan, "SMALL", 0)
         monkeypatch.setattr(tiles, "SIDE", side)
         monkeypatch.setattr(screened, "precision", lambda *_: dtype)
+        monkeypatch.setattr(loops, "WORTH", 0)
         if form == "plain":
             monkeypatch.setattr(loops, "compiled", lambda: None)
 
@@ -345,3 +346,26 @@ def test_two_thousand_random_cases_equal_the_float64_matrix(forced, case):
 
 def test_a_processor_says_whether_it_has_bfloat16():
     assert has_bfloat16() in (True, False)
+
+
+@pytest.mark.slow
+def test_120_000_rows_take_little_memory_and_rank_as_float64_does():
+    generator = np.random.default_rng(0)
+    z = generator.standard_normal((120_000, 16)).astype(np.float32)
+    y = generator.integers(0, 30_000, 120_000)
+    made = []
+    result = evaluate(z, y, metrics=("recall@100", "map@r", "mrr"), planned=made.append)
+    assert made[0].bytes < 150e6
+    some = slice(70_000, 70_020)
+    s = z[some].astype(float) @ z.T.astype(float)
+    length = np.linalg.norm(z.astype(float), axis=1)
+    s /= length[some][:, None] * length
+    ranks = []
+    for i, own in enumerate(range(70_000, 70_020)):
+        same = (y == y[own]) & (np.arange(len(y)) != own)
+        order = np.sort(s[i, same])[::-1]
+        ranks.append(
+            [j + int((s[i, y != y[own]] >= t - 1e-12).sum()) for j, t in enumerate(order, 1)]
+        )
+    for name in result:
+        np.testing.assert_allclose(result.per_query(name)[some], expected(ranks, name))

@@ -16,6 +16,7 @@ from nearkin.search.space import space_of
 @pytest.fixture(params=["compiled", "plain"])
 def form(request, monkeypatch):
     monkeypatch.setattr(tiles, "SIDE", 16)
+    monkeypatch.setattr(loops, "WORTH", 0)
     if request.param == "plain":
         monkeypatch.setattr(loops, "compiled", lambda: None)
     elif loops.compiled() is None:

@@ -22,8 +22,10 @@ OPEN = 4096  # pairs compared in float64 at a time
 
 
 def usable(sides: Sides) -> Any:
-    """The compiled loops where they fit: rows in main memory."""
-    return loops.compiled() if sides.queries.norm.device.type == "cpu" else None
+    """The compiled loops where they fit and pay: many rows, in main memory."""
+    if sides.queries.norm.device.type != "cpu":
+        return None
+    return loops.compiled_for(len(sides.queries) * len(sides.gallery))
 
 
 def counter(

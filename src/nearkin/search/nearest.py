@@ -47,7 +47,7 @@ def nearest(
         skipped = torch.full((count,), -1, dtype=torch.int64, device=device)
     bound = bound_of(queries.dtype, queries.rows.dim, queries.error, gallery.error)
     ties = 2 * queries.space.slack(queries.norm, gallery.norm.max())
-    compiled = loops.compiled() if device.type == "cpu" else None
+    compiled = loops.compiled_for(count * len(gallery)) if device.type == "cpu" else None
     if compiled is None:
         take = _plain(queries, gallery, bound, skipped, ties, best, index)
     else:
