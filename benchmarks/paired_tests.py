@@ -1,4 +1,4 @@
-"""How often paired tests find a difference at p < 0.05 where there is none, by the number of classes.
+"""How often paired tests find a difference at p < 0.05 where there is none, by number of classes.
 
     python benchmarks/paired_tests.py [repetitions]
 

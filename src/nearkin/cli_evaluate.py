@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,60 +16,67 @@ from nearkin.shell import (
     width,
 )
 
+Source = Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Measure a run on this folder, or on the test split of a .csv, .npz or data set.",
+    ),
+]
+Metrics = Annotated[
+    list[str] | None, typer.Option("--metrics", help="Comma-separated, repeatable.")
+]
+Closeness = Annotated[
+    str | None, typer.Option("--closeness", help="cosine or euclidean; default: both.")
+]
+Floors = Annotated[
+    bool, typer.Option("--floors", help="Beside it the features raw, standardized and whitened.")
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", help="Another run or .npz of the same queries: paired test."),
+]
+Over = Annotated[
+    str, typer.Option("--over", help="What intervals and tests resample: classes or queries.")
+]
+By = Annotated[
+    str | None,
+    typer.Option("--by", help="A table by class, group or super (super-label), worst first."),
+]
+Worst = Annotated[int | None, typer.Option("--worst", help="Only so many lines of that table.")]
+Thieves = Annotated[
+    int | None,
+    typer.Option("--thieves", help="So many pairs of classes, the one found for the other."),
+]
+Wrong = Annotated[
+    int | None,
+    typer.Option("--wrong", help="So many wrong nearest neighbors, the most similar first."),
+]
+Gains = Annotated[
+    str | None,
+    typer.Option("--gains", help="Graded ndcg@K: of the class and its super-label, as 2,1."),
+]
+
 
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="RUN|FILE.npz", help="A run, or embeddings.")],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            help="Measure a run on this folder, or on the test split of a .csv, .npz or data set.",
-        ),
-    ] = None,
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metrics", help="Comma-separated, repeatable.")
-    ] = None,
-    closeness: Annotated[
-        str | None, typer.Option("--closeness", help="cosine or euclidean; default: both.")
-    ] = None,
-    floors: Annotated[
-        bool,
-        typer.Option("--floors", help="Beside it the features raw, standardized and whitened."),
-    ] = False,
-    against: Annotated[
-        str | None,
-        typer.Option("--against", help="Another run or .npz of the same queries: paired test."),
-    ] = None,
-    over: Annotated[
-        str,
-        typer.Option("--over", help="What intervals and tests resample: classes or queries."),
-    ] = "classes",
-    by: Annotated[
-        str | None,
-        typer.Option("--by", help="A table by class, group or super (super-label), worst first."),
-    ] = None,
-    worst: Annotated[
-        int | None, typer.Option("--worst", help="Only so many lines of that table.")
-    ] = None,
-    thieves: Annotated[
-        int | None,
-        typer.Option("--thieves", help="So many pairs of classes, the one found for the other."),
-    ] = None,
-    wrong: Annotated[
-        int | None,
-        typer.Option("--wrong", help="So many wrong nearest neighbors, the most similar first."),
-    ] = None,
-    gains: Annotated[
-        str | None,
-        typer.Option("--gains", help="Graded ndcg@K: of the class and its super-label, as 2,1."),
-    ] = None,
+    source: Source,
+    data: Data = None,
+    metrics: Metrics = None,
+    closeness: Closeness = None,
+    floors: Floors = False,
+    against: Against = None,
+    over: Over = "classes",
+    by: By = None,
+    worst: Worst = None,
+    thieves: Thieves = None,
+    wrong: Wrong = None,
+    gains: Gains = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run, or anybody's embeddings, exactly."""
     from nearkin import detail, measured
-    from nearkin.console import block_table, floors_table, remarks
-    from nearkin.detail_tables import lines
     from nearkin.measure import Asked
     from nearkin.runtime import processes
 
@@ -93,17 +100,24 @@ def evaluate(
             asked=asked,
             **told,
         )
-        scores = {name: found[name] for name in asked.results}
         found |= detail.of(wish, asked, source, data, trust_code, told)
     if not speaks():
         return
     if as_json:
         print_json(found)
         return
-    for name in scores:
-        title = f"{data or source} ({name}, %)"
-        print(block_table([("value", scores)], name, title, width()), end="\n\n")
-    if floors:
+    _show(found, list(asked.results), str(data or source))
+
+
+def _show(found: dict[str, Any], closenesses: list[str], name: str) -> None:
+    from nearkin.console import block_table, floors_table, remarks
+    from nearkin.detail_tables import lines
+
+    scores = {closeness: found[closeness] for closeness in closenesses}
+    for closeness in closenesses:
+        title = f"{name} ({closeness}, %)"
+        print(block_table([("value", scores)], closeness, title, width()), end="\n\n")
+    if "floors" in found:
         print(floors_table(found["floors"], width()), end="\n\n")
     for table in lines(found, width()):
         print(table, end="\n\n")

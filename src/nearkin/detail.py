@@ -105,6 +105,7 @@ def _parts(wish: Wish, asked: Asked, result: Result) -> list[dict[str, Any]]:
         )
 
     def table(name: str) -> list[Any]:
+        """The parts by one metric."""
         if wish.by == "class":
             return result.by_class(name)
         try:

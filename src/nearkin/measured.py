@@ -80,20 +80,26 @@ def measure(
     recipe = load_recipe(path / "recipe.yaml")
     if with_floors and data is not None:
         raise ValueError("the floors of a run are those of its own data; leave --data out")
-    if data is None:
-        table = test_rows(folder)
-        z = table.inputs
-    else:
-        model = models.load(path, trust_code=trust_code)
-        table = _table(data, trust_code)
-        z = torch.from_numpy(model.embed(table.inputs, progress=progress))
-    assert isinstance(z, Tensor)
+    z, table = _embedded(folder, data, trust_code, progress)
     wanted = list(metrics or recipe.get("evaluate") or METRICS)
     said = block(z, table, wanted, recipe.get("seed", 0), closenesses, watch, asked)
     if with_floors:
         held = folder.json("metrics.json").get("floors") if metrics is None else None
         said["floors"] = held or _floors_of_run(folder, recipe, wanted, trust_code, progress)
     return said
+
+
+def _embedded(
+    folder: RunFolder, data: str | None, trust_code: bool, progress: Progress | None
+) -> tuple[Tensor, Table]:
+    """Embeddings and their rows: the test split of the run, or other data, embedded now."""
+    if data is None:
+        table = _test_of(folder)
+        assert isinstance(table.inputs, Tensor)
+        return table.inputs, table
+    model = models.load(folder.path, trust_code=trust_code)
+    table = _table(data, trust_code)
+    return torch.from_numpy(model.embed(table.inputs, progress=progress)), table
 
 
 def _floors_of_run(

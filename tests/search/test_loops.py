@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import pytest
 import torch
 
 from nearkin.search import loops
@@ -36,9 +35,23 @@ def test_products_are_full_float32_within_and_as_before_afterwards():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with pytest.raises(RuntimeError, match="inside"), loops.full_float32():
+        with loops.full_float32():
             assert torch.get_float32_matmul_precision() == "highest"
-            raise RuntimeError("inside")
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+NEWER = """
+import torch
+from nearkin.search.loops import full_float32
+place = torch.backends.mkldnn.matmul
+place.fp32_precision = "bf16"
+with full_float32():
+    assert place.fp32_precision == "ieee"
+assert place.fp32_precision == "bf16"
+"""
+
+
+def test_torchs_newer_switches_are_turned_too():
+    assert subprocess.run([sys.executable, "-c", NEWER], check=False).returncode == 0

@@ -110,25 +110,31 @@ def evaluate(
     ranked, whole = chosen(metrics)
     task = _retrieval(z, labels, gallery, gallery_labels, closeness, exclude)
     levels = _levels(task, ranked, super_labels, gallery_super_labels, gains)
-    gather = gather or OneProcess()
-    values: dict[str, Tensor] = {}
-    mistakes = None
-    if ranked:
-        work = partial(_all, gather=gather, planned=planned, progress=progress)
-        deep = _discounted(ranked) if levels else {}
-        every = {**ranked, **deep, FIRST: ranked.get(FIRST, reciprocal_rank)}
-        values = work(task, every, _depth(task, ranked))
-        _require_relevant(values, task)
-        first = values[FIRST] if FIRST in ranked else values.pop(FIRST)
-        mistakes = Mistakes(task, np.rint(1 / first.numpy()))
-        sums = [{name: values.pop(name) for name in deep}]
-        for level in levels[1:]:
-            above = replace(task, relevance=level.of(task.relevance))
-            sums.append(work(above, deep, _depth(above, {name.partition(":")[0] for name in deep})))
-        values.update(_graded(ranked, levels, sums))
+    work = partial(_all, gather=gather or OneProcess(), planned=planned, progress=progress)
+    values, mistakes = _ranked_values(task, ranked, levels, work) if ranked else ({}, None)
     embedded = Embedded(task.queries, _on_cpu(task.relevance.query), closeness, seed)
     found = {key: v for metric in whole.values() for key, v in metric(embedded).items()}
     return Result(values, found, embedded.labels, closeness, seed, mistakes=mistakes)
+
+
+Work = Callable[[Retrieval, dict[str, OfRanking], int], dict[str, Tensor]]
+
+
+def _ranked_values(
+    task: Retrieval, ranked: dict[str, OfRanking], levels: list[Level], work: Work
+) -> tuple[dict[str, Tensor], Mistakes]:
+    """The values (Q,) of each metric, and what finds the items that stand before the relevant."""
+    deep = _discounted(ranked) if levels else {}
+    every = {**ranked, **deep, FIRST: ranked.get(FIRST, reciprocal_rank)}
+    values = work(task, every, _depth(task, ranked))
+    _require_relevant(values, task)
+    first = values[FIRST] if FIRST in ranked else values.pop(FIRST)
+    sums = [{name: values.pop(name) for name in deep}]
+    for level in levels[1:]:
+        above = replace(task, relevance=level.of(task.relevance))
+        sums.append(work(above, deep, _depth(above, {name.partition(":")[0] for name in deep})))
+    values.update(_graded(ranked, levels, sums))
+    return values, Mistakes(task, np.rint(1 / first.numpy()))
 
 
 def _all(
@@ -177,12 +183,12 @@ def _graded(
 ) -> dict[str, Tensor]:
     """ndcg@K (Q,) of the sums found on each level; nothing without levels."""
     names = [name for name in metrics if name.startswith("ndcg@")] if levels else []
-    steps = [level.step for level in levels]
-    return {
-        name: sum(step * sums[name + ":gain"] for step, sums in zip(steps, found, strict=True))
-        / sum(step * sums[name + ":ideal"] for step, sums in zip(steps, found, strict=True))
-        for name in names
-    }
+
+    def total(name: str) -> Tensor:
+        parts = [level.step * sums[name] for level, sums in zip(levels, found, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    return {name: total(name + ":gain") / total(name + ":ideal") for name in names}
 
 
 def per_query_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,23 +24,38 @@ WORTH = 1 << 26  # pairs of rows from which on plain torch takes longer than wha
 def compiled() -> Any:
     """The compiled loops; None without numba (extra `fast`), where plain torch gives the same."""
     try:
-        from nearkin.search import compiled as loops
+        return importlib.import_module("nearkin.search.compiled")
     except ImportError:
         return None
-    return loops
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products of float32 in float32, whatever was allowed before: the bound is that of float32."""
-    cuda, before = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
-    allowed = cuda.allow_tf32
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set through torch's newer switches, one for each library
+        with _each_in_full():
+            yield
+        return
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-        cuda.allow_tf32 = allowed
+
+
+@contextmanager
+def _each_in_full() -> Iterator[None]:
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def compiled_for(pairs: int) -> Any:
