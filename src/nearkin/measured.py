@@ -94,7 +94,7 @@ def _embedded(
 ) -> tuple[Tensor, Table]:
     """Embeddings and their rows: the test split of the run, or other data, embedded now."""
     if data is None:
-        table = _test_of(folder)
+        table = test_rows(folder)
         assert isinstance(table.inputs, Tensor)
         return table.inputs, table
     model = models.load(folder.path, trust_code=trust_code)
