@@ -306,7 +306,7 @@ def cases():
     )
 
 
-def one_case(case):
+def check_one_case(case):
     seed, kind, closeness, dim, n, classes, gallery, grouped, width = case
     generator = np.random.default_rng(seed)
     z = rows(kind, generator, n, dim).astype(width)
@@ -331,7 +331,7 @@ def one_case(case):
 )
 @given(cases())
 def test_random_cases_equal_the_float64_matrix(forced, case):
-    one_case(case)
+    check_one_case(case)
 
 
 @pytest.mark.slow
@@ -341,7 +341,7 @@ def test_random_cases_equal_the_float64_matrix(forced, case):
 @given(cases())
 def test_two_thousand_random_cases_equal_the_float64_matrix(forced, case):
     """500 for each precision and each form of the count: 2,000."""
-    one_case(case)
+    check_one_case(case)
 
 
 def test_a_processor_says_whether_it_has_bfloat16():

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from nearkin.evaluation import counting
 from nearkin.evaluation.counting import Retrieval
+from nearkin.search import loops
 from nearkin.search import tiles as tiling
 from nearkin.search.screen import precisions, seconds_a_pair
 from nearkin.search.side import HELD
 
 __all__ = ["Plan", "available", "plan_of", "replace"]
 
-FEW = 128  # nearest relevant items of a query, at most, where screening pays
+# Nearest relevant items of a query, at most, where screening pays: with compiled loops, without.
+FEW, FEW_PLAIN = 128, 8
 SMALL = 1 << 27  # products of entries below which float64 takes no longer
 
 
@@ -63,7 +65,8 @@ def plan_of(task: Retrieval, depth: int, queries: int | None = None) -> tuple[Pl
     count = len(task.queries) if queries is None else queries
     items, dim, device = len(task.gallery), task.queries.dim, task.gallery.device
     most = task.relevance.most_relevant().clamp_max(depth)
-    chosen = (most <= FEW) if len(task.queries) * items * dim >= SMALL else most < 0
+    few = FEW if loops.installed(count * items) else FEW_PLAIN
+    chosen = (most <= few) if len(task.queries) * items * dim >= SMALL else most < 0
     screened = min(count, int(chosen.sum()))
     symmetric = task.relevance.leave_one_out and count == len(task.queries)
     blocks, columns = -(-count // tiling.SIDE), -(-items // tiling.SIDE)

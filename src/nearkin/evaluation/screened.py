@@ -199,6 +199,7 @@ def _stripe(
     """What a worker does with a stripe of tiles."""
 
     def work(stripe: Stripe) -> None:
+        """One block of queries against its blocks of the gallery."""
         i, columns = stripe
         left = sides.queries.rounded(queries[i])
         for j in columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from nearkin.search.screen import Bound
 from nearkin.search.side import Side
 from nearkin.search.space import TIE
 
-WORTH = 1 << 26  # pairs of rows from which on plain torch takes longer than what it spares
+WORTH = 1 << 24  # pairs of rows from which on plain torch takes longer than what it spares
 
 
 @lru_cache(maxsize=1)
@@ -61,6 +61,11 @@ def _each_in_full() -> Iterator[None]:
 def compiled_for(pairs: int) -> Any:
     """The compiled loops where they are worth their first use, which takes seconds; else None."""
     return compiled() if pairs >= WORTH or "nearkin.search.compiled" in sys.modules else None
+
+
+def installed(pairs: int) -> bool:
+    """Whether the loops are to be expected: the same in all processes of one environment."""
+    return pairs >= WORTH and importlib.util.find_spec("numba") is not None
 
 
 def side_arrays(side: Side) -> tuple[np.ndarray, ...]:

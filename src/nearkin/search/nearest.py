@@ -56,6 +56,7 @@ def nearest(
     threads = Threads(queries.dtype, device)
 
     def work(stripe: Stripe) -> None:
+        """One block of queries against its blocks of the gallery."""
         left = queries.rounded(rows[stripe[0]])
         for j in stripe[1]:
             tile = product(left, gallery.rounded(columns[j]), threads.buffer)
