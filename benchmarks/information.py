@@ -4,7 +4,7 @@ labels at the size of Stanford Online Products, the calibration table.
     python benchmarks/information.py neighbors|critics|labels|calibration [seed]
 
 Prints Markdown; `neighbors` is one interleaved run. Set OMP_NUM_THREADS: figures are of that many
-threads. `labels` needs Linux (the peak is the kernel's) and exits 1 beyond 90 s of computing or
+threads. `labels` needs Linux (the peak is the kernel's) and exits 1 beyond 90 s of the clock or
 1 GB.
 """
 

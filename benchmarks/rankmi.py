@@ -57,14 +57,22 @@ def searched(epochs: int) -> dict[str, Any]:
     return rankmi(epochs, 1e-3, warmup=100, cutoff=None)
 
 
-OMNIGLOT: dict[str, dict[str, Any]] = {
-    "triplet": omniglot.OBJECTIVES["triplet"],
-    "contrastive": omniglot.OBJECTIVES["contrastive"],
-    "margin": omniglot.OBJECTIVES["margin"],
+def of_omniglot(name: str, epochs: int) -> dict[str, Any]:
+    return {**omniglot.OBJECTIVES[name], "train.epochs": epochs}
+
+
+OTHERS = ("triplet", "contrastive", "margin")
+LONGER = 10  # epochs, twice the drawings
+# Whole epochs of 30 characters by 4 drawings, 96,000 drawings in 5 of them.
+BUDGET = {"train.steps": None, "sampler": {"balanced": {"classes": 30, "per_class": 4}}}
+_OMNIGLOT: dict[str, dict[str, Any]] = {
+    **{name: of_omniglot(name, 5) for name in OTHERS},
     "rankmi printed": rankmi(5, 4e-3),
     "rankmi searched": searched(5),
-    "rankmi searched, 10 epochs": searched(10),
+    **{f"{name}, {LONGER} epochs": of_omniglot(name, LONGER) for name in OTHERS},
+    f"rankmi searched, {LONGER} epochs": searched(LONGER),
 }
+OMNIGLOT = {name: {**said, **BUDGET} for name, said in _OMNIGLOT.items()}
 
 FEATURES_RECIPE: dict[str, Any] = {
     "seed": 0,
