@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nearkin.information import tasks
-from nearkin.information.nearest import ksg, mixed
+from nearkin.information.nearest import by_class_neighbors, ksg, mixed
 from nearkin.information.samples import samples
 
 spiral_3 = tasks.two_pair(3).mapped("spiral", tasks.spiral(0, 1), tasks.spiral(1, 2))
@@ -90,6 +90,33 @@ def test_classes_far_apart_tell_all():
     found = mixed(samples(x, y))
     assert found.ceiling == pytest.approx(math.log2(5))
     assert found.bits == pytest.approx(math.log2(5), abs=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*rows coincide")
+def test_on_discrete_rows_it_is_the_information_of_counts():
+    two, corner = np.arange(2).repeat(50), np.eye(4)
+    assert mixed(samples(np.eye(2)[two], two)).bits == pytest.approx(1, abs=0.03)
+    # A tenth is on the other side: 1 - h(0.1) bits.
+    swapped = np.where(np.arange(1000) % 10 == 0, 1, 0) ^ np.arange(1000) // 500
+    found = mixed(samples(np.eye(2)[swapped], np.arange(1000) // 500))
+    assert found.bits == pytest.approx(1 + 0.1 * math.log2(0.1) + 0.9 * math.log2(0.9), abs=0.01)
+    drawn = np.random.default_rng(0).integers(0, 4, (2, 1000))
+    found = mixed(samples(corner[drawn[0]], drawn[1]))
+    assert abs(found.bits) < 0.03
+
+
+@pytest.mark.filterwarnings("ignore:.*rows coincide")
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-7, 0.0])
+@pytest.mark.parametrize("rows", [1000, 5000], ids=["float64", "float32"])
+def test_however_far_classes_collapse_the_rows_tell_all(spread, rows):
+    generator = np.random.default_rng(0)
+    y = np.arange(rows) % 10
+    z = generator.standard_normal((10, 32))[y] + spread * generator.standard_normal((rows, 32))
+    found = mixed(samples(z, y))
+    assert found.bits == pytest.approx(math.log2(10), abs=0.02)
+    assert by_class_neighbors(torch.from_numpy(z), torch.from_numpy(y)).bits == pytest.approx(
+        math.log2(10), abs=0.02
+    )
 
 
 def test_rows_alone_in_their_class_are_left_out():

@@ -54,9 +54,10 @@ def mixed(s: Samples, *, k: int = 3) -> Information:
     I = ψ(N) + mean_i [ψ(k_i) - ψ(N_{y_i}) - ψ(m_i)]
 
     m_i counts the rows within the distance, euclidean on standardized columns, to the k_i-th
-    neighbor of the class, k_i = min(k, N_{y_i} - 1). No bound; the ceiling is H(Y). Above 10,000
-    rows the mean is over 10,000 of them, drawn by the seed, with all rows as neighbors. Classes of
-    one row are left out.
+    neighbor of the class, k_i = min(k, N_{y_i} - 1). Where rows tie at that distance or coincide,
+    k_i counts all of the class within it (Gao et al. 2017). No bound; the ceiling is H(Y). Above
+    10,000 rows the mean is over 10,000 of them, drawn by the seed, with all rows as neighbors.
+    Classes of one row are left out.
 
     k   neighbors of the class
 
@@ -93,7 +94,7 @@ def by_class_neighbors(
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:ANCHORS]
     chosen = chosen.sort().values
     nearest = torch.minimum(sizes - 1, torch.tensor(k))[y[chosen]]
-    within = _within(z, y, chosen, nearest)
+    within, nearest = _within(z, y, chosen, nearest)
     each = torch.digamma(nearest.double()) - torch.digamma(sizes[y[chosen]].double())
     each = math.log(count) + _less_log(count) + each - torch.digamma(within.double())
     share = sizes.double() / count
@@ -107,15 +108,17 @@ def _less_log(count: int) -> float:
     return float(torch.digamma(torch.tensor(float(count), dtype=torch.float64))) - math.log(count)
 
 
-def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> Tensor:
-    """(A,) rows within the distance to the `nearest`-th neighbor of the class, without oneself.
+def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
+    """(A,) rows within the distance to the `nearest`-th neighbor of the class, and (A,) how many of
+    them are of the class, both without oneself.
 
-    Where that distance is 0, the rows at distance 0: copies tell each other apart no further.
+    The second is `nearest` but where rows tie at that distance: all of them count, in both (Gao et
+    al. 2017), so that where z is discrete the estimate is that of counts.
     """
     z = z.float() if len(z) > 4096 else z.double()
     z = z - z.mean(0)
     squares = z.square().sum(1)
-    within = torch.empty(len(chosen), dtype=torch.int64)
+    within, mates = torch.empty_like(nearest), torch.empty_like(nearest)
     copies = 0
     for part in torch.arange(len(chosen)).split(max(1, _ENTRIES // len(z))):
         rows = chosen[part]
@@ -128,15 +131,16 @@ def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> Tensor:
         # Rounding leaves a little of the distance of equal rows.
         same = 8 * torch.finfo(z.dtype).eps * squares[rows, None]
         copies += int((radius <= same).sum())
-        within[part] = (far <= torch.maximum(radius, same)).sum(1)
+        edge = torch.maximum(radius, same)
+        within[part], mates[part] = (far <= edge).sum(1), (own <= edge).sum(1)
     if copies:
         warnings.warn(
-            f"{copies} of {len(chosen)} rows coincide with rows of their class; the neighbor "
-            "estimate counts equal rows as one place. Remove copies if they are no data",
+            f"{copies} of {len(chosen)} rows coincide with rows of their class, or nearly: all that "
+            "coincide count as neighbors. Remove copies if they are no data",
             UserWarning,
             stacklevel=4,
         )
-    return torch.maximum(within, nearest)
+    return within, mates
 
 
 def _check_k(k: int, count: int, what: str) -> None:
