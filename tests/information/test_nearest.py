@@ -147,6 +147,25 @@ def test_noise_by_a_seed_is_the_same_noise():
     assert one == two != other
 
 
+@pytest.mark.parametrize("dim", [2, 4])
+def test_tiny_noise_mends_ties_in_every_dimension(dim):
+    coins = np.random.default_rng(0).integers(0, 2, (2, 1000, dim)).astype(float)
+    found = ksg(samples(*coins), jitter=1e-8)
+    assert abs(found.bits) < 3 * found.error
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_one_row_far_out_tells_nothing(dim):
+    x, y = np.random.default_rng(0).standard_normal((2, 1000, dim))
+    before = ksg(samples(x, y))
+    x[0] *= 1e9
+    y[0] *= 1e9
+    found = ksg(samples(x, y))
+    assert abs(before.bits) < 3 * before.error
+    # The far row is alone in both, and its own term is all that changes.
+    assert abs(found.bits) < 3 * found.error + 0.02
+
+
 def test_only_some_rows_are_anchors_where_there_are_many(monkeypatch):
     from nearkin.information import nearest
 
