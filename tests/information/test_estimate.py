@@ -191,6 +191,30 @@ def test_the_three_parts_share_no_pair():
     assert all(torch.equal(a, b) for a, b in (parts.train, parts.held_out))
 
 
+def test_copies_of_a_pair_fall_into_one_part():
+    x = torch.arange(100.0).repeat(20)[:, None]
+    parts = split(x, x, torch.Generator().manual_seed(0))
+    rows = [side[0][:, 0].tolist() for side in (parts.train, parts.validation, parts.held_out)]
+    assert [len(part) for part in rows] == [960, 240, 800]
+    assert [len(set(part)) for part in rows] == [48, 12, 40]
+    assert sorted(chain(*rows)) == sorted(x[:, 0].tolist())
+    assert len(set(chain(*map(set, rows)))) == 100
+
+
+@pytest.mark.filterwarnings("ignore:.*pairs are copies")
+@pytest.mark.parametrize("name", ["infonce", "nwj"])
+def test_what_is_learned_by_heart_is_no_information(name):
+    x, y = np.random.default_rng(0).standard_normal((2, 100, 4)).repeat(20, 1)
+    seen = nk.mutual_information(x, y, name, batch=64, steps=300, rate=5e-3)
+    assert seen.bits < 3 * seen.error + 0.02
+
+
+def test_too_few_different_pairs_are_told():
+    x = torch.arange(39.0).repeat(2)[:, None]
+    with pytest.raises(ValueError, match="40 pairs or more, not 39 different ones among 78"):
+        split(x, x, torch.Generator())
+
+
 def test_batches_pass_over_all_pairs():
     x = torch.arange(10.0)[:, None]
     drawn = batches((x, -x), 4, torch.Generator().manual_seed(0))

@@ -92,7 +92,7 @@ def test_classes_far_apart_tell_all():
     assert found.bits == pytest.approx(math.log2(5), abs=0.02)
 
 
-@pytest.mark.filterwarnings("ignore:.*rows coincide")
+@pytest.mark.filterwarnings("ignore:.*rows coincide", "ignore:.*pairs are copies")
 def test_on_discrete_rows_it_is_the_information_of_counts():
     two, corner = np.arange(2).repeat(50), np.eye(4)
     assert mixed(samples(np.eye(2)[two], two)).bits == pytest.approx(1, abs=0.03)
@@ -105,7 +105,7 @@ def test_on_discrete_rows_it_is_the_information_of_counts():
     assert abs(found.bits) < 0.03
 
 
-@pytest.mark.filterwarnings("ignore:.*rows coincide")
+@pytest.mark.filterwarnings("ignore:.*rows coincide", "ignore:.*pairs are copies")
 @pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-7, 0.0])
 @pytest.mark.parametrize("rows", [1000, 5000], ids=["float64", "float32"])
 def test_however_far_classes_collapse_the_rows_tell_all(spread, rows):
@@ -125,6 +125,7 @@ def test_rows_alone_in_their_class_are_left_out():
     assert mixed(samples(x, y)).left_out == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*pairs are copies")
 def test_copies_are_told_of():
     x, y = tasks.pair().sample(200)
     x, y = np.r_[x, x[:3]], np.r_[y, y[:3]]
@@ -147,6 +148,7 @@ def test_noise_by_a_seed_is_the_same_noise():
     assert one == two != other
 
 
+@pytest.mark.filterwarnings("ignore:.*pairs are copies")
 @pytest.mark.parametrize("dim", [2, 4])
 def test_tiny_noise_mends_ties_in_every_dimension(dim):
     coins = np.random.default_rng(0).integers(0, 2, (2, 1000, dim)).astype(float)

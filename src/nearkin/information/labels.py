@@ -41,7 +41,8 @@ def label_information(
             has not seen. neighbors: an estimate, no bound, by the rows within the distance to the
             third neighbor of the class (Ross 2014); it also sees what is not linear. generative:
             H(Z) - H(Z|Y) by mean log distances (Boudiaf et al. 2020, eq. 6, its factor put right),
-            a monitor of how classes contract: not consistent, and no amount of information
+            a monitor of how classes contract: not consistent, no amount of information, and
+            without a ceiling
 
     Up to 1,000 classes the probe is a multinomial logistic regression on standardized features; its
     strength of regularization, temperature and share of the prior are fitted within the training
@@ -94,8 +95,8 @@ def _by_distances(by: str, z: Tensor, y: Tensor, seed: int) -> Information:
     each, classes = contraction(z, y, seed)
     # A pair moves the mean of its two rows: the spread counts twice.
     error = 2 * _error(each, classes)
-    ceiling = _entropy(np.bincount(y.numpy()))
-    return Information.from_nats(float(each.mean()), error, "neither", ceiling)
+    # No ceiling: it is no information, and H(Y) does not end it.
+    return Information.from_nats(float(each.mean()), error, "neither")
 
 
 def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:

@@ -153,16 +153,17 @@ def _check_k(k: int, count: int, what: str) -> None:
 def _check_ties(joint: Tensor, k: int) -> None:
     """Raise where more than k rows coincide, warn where any do."""
     _, copies = np.unique(joint.numpy(), axis=0, return_counts=True)
-    most, repeated = int(copies.max()), int((copies[copies > 1] - 1).sum())
+    most, repeated = int(copies.max()), int((copies - 1).sum())
     if most > k:
         raise ValueError(
             f"{most} pairs coincide, but the distance to the {k}-th neighbor must not be 0; remove "
-            "copies, or add tiny seeded noise with jitter=1e-8"
+            "copies, or add tiny seeded noise with jitter=1e-8 if the data are discrete"
         )
     if repeated:
         warnings.warn(
             f"{repeated} pairs occur more than once; a neighbor estimate takes copies for "
-            "closeness and is too large. Remove them, or add tiny seeded noise with jitter=1e-8",
+            "closeness and is too large. Remove them, or add tiny seeded noise with jitter=1e-8 if "
+            "the data are discrete",
             UserWarning,
             stacklevel=4,
         )
