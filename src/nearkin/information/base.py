@@ -106,3 +106,11 @@ class Information:
         interval = f"95 % {self.low:.2f}..{self.high:.2f}"
         left_out = f", {self.left_out} rows left out" if self.left_out else ""
         return f"{self.bits:.2f} bits{of} ({_WORDS[self.kind]}, {interval}{left_out})"
+
+
+def unseen_error(ceiling: float, count: int) -> float:
+    """Least standard error of the mean of `count` rows, in the unit of the ceiling: where all rows
+    agree the next may still err. It does with p = 1/(N + 2) (Laplace's rule of succession), and
+    then loses what the ceiling is: ceiling · sqrt(p (1 - p) / N)."""
+    p = 1 / (count + 2)
+    return ceiling * math.sqrt(p * (1 - p) / count)

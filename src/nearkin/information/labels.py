@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.information.base import Information
+from nearkin.information.base import Information, unseen_error
 from nearkin.information.entropy import contraction
 from nearkin.information.given import BLOCK, Rows, given_labels
 from nearkin.information.nearest import by_class_neighbors
@@ -50,8 +50,9 @@ def label_information(
     own mean, with one temperature fitted on one half of the rows and used on the other. Rows of
     classes with a single row cannot be predicted and are left out (`left_out`). H(Y) is the plug-in
     entropy of the rows used. The interval is normal, 1.96 standard errors of the mean over classes
-    or over rows, whichever is larger; it does not say how far the probe is from the truth. Above
-    10,000 rows the other two are means over 10,000 of them, compared with all.
+    or over rows, whichever is larger, and at least what one row not seen may change, about H(Y)/N;
+    it does not say how far the probe is from the truth. Above 10,000 rows the other two are means
+    over 10,000 of them, compared with all.
 
     Never read information off a training loss instead: label smoothing, dropout and weight decay
     change it.
@@ -103,8 +104,9 @@ def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:
     """H(Y) + mean log q; log_q (N,) in nats."""
     sizes = np.bincount(y)
     gain = torch.from_numpy(log_q - np.log(sizes / len(y))[y])
-    error = _error(gain, torch.from_numpy(y))
-    return Information.from_nats(float(gain.mean()), error, "lower", _entropy(sizes), left_out)
+    ceiling = _entropy(sizes)
+    error = max(_error(gain, torch.from_numpy(y)), unseen_error(ceiling, len(y)))
+    return Information.from_nats(float(gain.mean()), error, "lower", ceiling, left_out)
 
 
 def _entropy(sizes: np.ndarray) -> float:

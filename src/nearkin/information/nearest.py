@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.information.base import Information
+from nearkin.information.base import Information, unseen_error
 from nearkin.information.neighbors import joint_neighbors
 from nearkin.information.samples import Samples
 
@@ -100,6 +100,7 @@ def by_class_neighbors(
     share = sizes.double() / count
     ceiling = -float((share * share.log()).sum())
     spread = _error(each) if error is None else error(each, y[chosen])
+    spread = max(spread, unseen_error(ceiling, len(each)))
     return Information.from_nats(float(each.mean()), spread, "neither", ceiling, left_out)
 
 
