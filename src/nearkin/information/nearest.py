@@ -32,12 +32,14 @@ def ksg(s: Samples, *, k: int = 5, jitter: float = 0.0) -> Information:
     jitter   deviation of seeded normal noise, in deviations of the columns: for data with ties
 
     Time N²·D above 6 dimensions, memory O(N). Raises ValueError where k rows or more coincide, and
-    for a k that N is too small for. Warns of rows that occur twice.
+    for a k that N is too small for or a jitter below 0. Warns of rows that occur twice.
     """
     x, y = s.numbers("ksg")
     count = len(x)
     _check_k(k, count, "rows")
     generator = s.generator()
+    if not 0 <= jitter < math.inf:
+        raise ValueError(f"jitter is a deviation of noise, 0 or more and finite, not {jitter}")
     if jitter:
         x, y = (side + jitter * _noise(side, generator) for side in (x, y))
     _check_ties(torch.cat((x, y), 1), k)
@@ -77,8 +79,7 @@ def by_class_neighbors(
 ) -> Information:
     """What `mixed` computes, of rows z (N, D) as they are compared and classes (N,) int64; `error`
     the standard error of values (A,) of rows of the classes (A,), default: over rows."""
-    if k < 1:
-        raise ValueError(f"k counts neighbors, so it must be 1 or more, not {k}")
+    _check_count(k)
     sizes = torch.bincount(classes)
     used = (sizes[classes] > 1).nonzero()[:, 0]
     left_out = len(z) - len(used)
@@ -145,10 +146,14 @@ def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> tuple[Tens
 
 
 def _check_k(k: int, count: int, what: str) -> None:
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k counts neighbors, so it must be an integer of 1 or more, not {k!r}")
+    _check_count(k)
     if count <= k:
         raise ValueError(f"k = {k} neighbors need more than {k} {what}, but there are {count}")
+
+
+def _check_count(k: int) -> None:
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k counts neighbors, so it must be an integer of 1 or more, not {k!r}")
 
 
 def _check_ties(joint: Tensor, k: int) -> None:
