@@ -56,12 +56,17 @@ def test_each_finds_most_of_one_nat(name):
     assert seen.ceiling == pytest.approx(expected.get(name, math.inf))
 
 
-@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"mixed"}))
-def test_independent_pairs_tell_nothing_and_may_come_out_negative(name):
-    seen = found(name, tasks.independent(2), steps=60) if name in LEARNED else found(name)
-    if name in LEARNED:
-        assert -0.25 < seen.nats < 0.15
-        assert seen.low < 0.05
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_independent_pairs_tell_nothing(name):
+    x, y = tasks.independent(2).sample(1200, 3)
+    if name == "mixed":
+        y = np.random.default_rng(0).integers(0, 4, 1200)
+    settings = {"steps": 60, "batch": 64, "rate": 1e-3} if name in LEARNED else {}
+    seen = nk.mutual_information(x, y, name, **settings)
+    assert seen.bits < 3 * seen.error
+    # What a critic has learned of the training part by heart, the held-out part takes off again.
+    assert seen.bits > -3 * seen.error - (0.02 if name in LEARNED else 0)
+    assert seen.error < 0.15
 
 
 @pytest.mark.parametrize("critic", CRITICS)
