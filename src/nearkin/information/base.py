@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 
 KINDS = ("lower", "upper", "neither")
-_WORDS = {"lower": "lower bound", "upper": "upper bound", "neither": "no bound"}
+_WORDS = {
+    "lower": "lower bound",
+    "upper": "upper bound if its model is right",
+    "neither": "no bound",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Information:
     low       lower end of the interval, bits, at most `bits`
     high      upper end of the interval, bits, at least `bits`
     ceiling   what the information cannot exceed, bits; infinite where nothing is known
-    kind      "lower" or "upper" (a bound of the true value, but for sampling error) or "neither"
+    kind      "lower" (a bound of the true value, but for sampling error), "upper" (likewise, but
+              only where the model of y given x that it stands on is right) or "neither"
     left_out  rows of the input that the estimate could not use
     error     standard error of the estimate, bits; None where the interval was found otherwise
 
