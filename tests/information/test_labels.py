@@ -220,7 +220,8 @@ def test_the_generative_view_grows_as_classes_contract_and_has_no_ceiling():
     )
     assert loose.bits < tight.bits
     assert tight.bits > math.log2(6)  # H(Y), which would be the ceiling of an information
-    assert math.isinf(loose.ceiling) and math.isinf(tight.ceiling)
+    assert math.isinf(loose.ceiling)
+    assert math.isinf(tight.ceiling)
     assert " of " not in repr(tight)
     assert tight.kind == "neither"
 

@@ -137,8 +137,8 @@ def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> tuple[Tens
         within[part], mates[part] = (far <= edge).sum(1), (own <= edge).sum(1)
     if copies:
         warnings.warn(
-            f"{copies} of {len(chosen)} rows coincide with rows of their class, or nearly: all that "
-            "coincide count as neighbors. Remove copies if they are no data",
+            f"{copies} of {len(chosen)} rows coincide with rows of their class, or nearly: all "
+            "that do count as neighbors. Remove copies if they are no data",
             UserWarning,
             stacklevel=4,
         )

@@ -93,7 +93,8 @@ def train(
     gradients cut at length 1. With `check`, which is asked every few steps, the state where it was
     least is kept, and training ends when it no longer falls.
 
-    Raises ValueError for steps < 1, for a rate that is not above 0 and finite, and where no check was finite.
+    Raises ValueError for steps < 1, for a rate that is not above 0 and finite, and where no check
+    was finite.
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, not {steps}")
