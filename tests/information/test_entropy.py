@@ -53,6 +53,15 @@ def test_it_is_the_mean_over_all_k_of_kozachenko_leonenko():
     assert mean_neighbors(z) == pytest.approx(np.mean(every), abs=1e-9)
 
 
+@pytest.mark.parametrize("count", [2, 3, 50, 1000])
+def test_its_last_term_is_one_for_every_number_of_rows(count):
+    psi = torch.digamma(torch.arange(1, count + 1).double())
+    assert float(psi[-1] - psi[:-1].mean()) == pytest.approx(1, abs=1e-9)
+    z = gaussian(count, 2)
+    bare = 2 * float(log_distances(torch.from_numpy(z)).mean()) + log_ball(2)
+    assert mean_neighbors(z) - bare == pytest.approx(1, abs=1e-9)
+
+
 def test_many_pairs_are_drawn():
     z = torch.from_numpy(gaussian(300, 3))
     every, some = log_distances(z), log_distances(z, seed=1, most=10_000)

@@ -64,3 +64,7 @@ def test_as_json_an_infinite_ceiling_is_null():
     }
     with pytest.raises(ValueError, match="a standard error must be 0 bits or more"):
         Information(1.0, 0.5, 1.5, error=math.nan)
+
+
+def test_an_upper_bound_says_what_it_stands_on():
+    assert "upper bound if its model is right" in repr(Information(1.0, 0.5, 1.5, kind="upper"))

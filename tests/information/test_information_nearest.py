@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nearkin.information import tasks
-from nearkin.information.nearest import ksg, mixed
+from nearkin.information.nearest import by_class_neighbors, ksg, mixed
 from nearkin.information.samples import samples
 
 spiral_3 = tasks.two_pair(3).mapped("spiral", tasks.spiral(0, 1), tasks.spiral(1, 2))
@@ -92,12 +92,40 @@ def test_classes_far_apart_tell_all():
     assert found.bits == pytest.approx(math.log2(5), abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:.*rows coincide", "ignore:.*pairs are copies")
+def test_on_discrete_rows_it_is_the_information_of_counts():
+    two, corner = np.arange(2).repeat(50), np.eye(4)
+    assert mixed(samples(np.eye(2)[two], two)).bits == pytest.approx(1, abs=0.03)
+    # A tenth is on the other side: 1 - h(0.1) bits.
+    swapped = np.where(np.arange(1000) % 10 == 0, 1, 0) ^ np.arange(1000) // 500
+    found = mixed(samples(np.eye(2)[swapped], np.arange(1000) // 500))
+    assert found.bits == pytest.approx(1 + 0.1 * math.log2(0.1) + 0.9 * math.log2(0.9), abs=0.01)
+    drawn = np.random.default_rng(0).integers(0, 4, (2, 1000))
+    found = mixed(samples(corner[drawn[0]], drawn[1]))
+    assert abs(found.bits) < 0.03
+
+
+@pytest.mark.filterwarnings("ignore:.*rows coincide", "ignore:.*pairs are copies")
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-7, 0.0])
+@pytest.mark.parametrize("rows", [1000, 5000], ids=["float64", "float32"])
+def test_however_far_classes_collapse_the_rows_tell_all(spread, rows):
+    generator = np.random.default_rng(0)
+    y = np.arange(rows) % 10
+    z = generator.standard_normal((10, 32))[y] + spread * generator.standard_normal((rows, 32))
+    found = mixed(samples(z, y))
+    assert found.bits == pytest.approx(math.log2(10), abs=0.02)
+    assert by_class_neighbors(torch.from_numpy(z), torch.from_numpy(y)).bits == pytest.approx(
+        math.log2(10), abs=0.02
+    )
+
+
 def test_rows_alone_in_their_class_are_left_out():
     x, y = tasks.classes(3.0, 4).sample(200)
     y = np.r_[y[:-2], 90, 91]
     assert mixed(samples(x, y)).left_out == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*pairs are copies")
 def test_copies_are_told_of():
     x, y = tasks.pair().sample(200)
     x, y = np.r_[x, x[:3]], np.r_[y, y[:3]]
@@ -106,18 +134,40 @@ def test_copies_are_told_of():
     six = np.repeat(x[:30], 6, 0), np.repeat(y[:30], 6, 0)
     with pytest.raises(ValueError, match=r"6 pairs coincide.*jitter=1e-8"):
         ksg(samples(*six))
-    assert math.isfinite(ksg(samples(*six), jitter=1e-8).nats)
+    # Thirty places of six pairs: copies are closeness, and noise does not make them fewer.
+    assert ksg(samples(*six), jitter=1e-8).bits > ksg(samples(x[:30], y[:30])).bits + 1
     label = np.arange(203) % 2
     label[200:] = label[:3]
     with pytest.warns(UserWarning, match="rows coincide with rows of their class"):
         found = mixed(samples(x, label), k=1)
-    assert math.isfinite(found.bits)
+    # The labels know nothing; six rows of 203 have a neighbor at distance 0.
+    assert abs(found.bits) < 3 * found.error + 6 / 203
 
 
 def test_noise_by_a_seed_is_the_same_noise():
     x, y = tasks.pair().sample(100)
     one, two, other = (ksg(samples(x, y, seed), jitter=0.1).bits for seed in (1, 1, 2))
     assert one == two != other
+
+
+@pytest.mark.filterwarnings("ignore:.*pairs are copies")
+@pytest.mark.parametrize("dim", [2, 4])
+def test_tiny_noise_mends_ties_in_every_dimension(dim):
+    coins = np.random.default_rng(0).integers(0, 2, (2, 1000, dim)).astype(float)
+    found = ksg(samples(*coins), jitter=1e-8)
+    assert abs(found.bits) < 3 * found.error
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_one_row_far_out_tells_nothing(dim):
+    x, y = np.random.default_rng(0).standard_normal((2, 1000, dim))
+    before = ksg(samples(x, y))
+    x[0] *= 1e9
+    y[0] *= 1e9
+    found = ksg(samples(x, y))
+    assert abs(before.bits) < 3 * before.error
+    # The far row is alone in both, and its own term is all that changes.
+    assert abs(found.bits) < 3 * found.error + 0.02
 
 
 def test_only_some_rows_are_anchors_where_there_are_many(monkeypatch):

@@ -48,10 +48,34 @@ def test_where_the_work_is_worth_it_the_compiled_loop_is_taken(monkeypatch):
     called = []
     monkeypatch.setattr(neighbors, "WORTH_COMPILING", 10.0)
     monkeypatch.setattr(neighbors, "_compiled", lambda: called.append)
-    monkeypatch.setattr(neighbors, "_by_numba", lambda x, y, k, c: c(k))
+    monkeypatch.setattr(
+        neighbors, "_by_numba", lambda x, y, k, c: c(k) or neighbors.by_blocks(x, y, k)
+    )
     joint_neighbors(*pairs(20, 4, 4), 3)
     joint_neighbors(*pairs(20, 1, 1), 3)
     assert called == [3]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("how", ["jitter", "one far row", "some near", "cauchy"])
+def test_what_float32_cannot_tell_apart_is_taken_in_float64(how, compiled, monkeypatch):
+    if compiled:
+        pytest.importorskip("numba")
+        monkeypatch.setattr(neighbors, "WORTH_COMPILING", 1.0)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 300, 4, generator=generator, dtype=torch.float64)
+    if how == "jitter":
+        x, y = x.sign() + 1e-8 * x, y.sign() + 1e-8 * y
+    elif how == "one far row":
+        x[0], y[0] = 1e9, -1e9
+    elif how == "some near":
+        x[:20], y[:20] = 3 + 1e-7 * x[:20], 3 + 1e-7 * y[:20]
+    else:
+        x, y = (x / y) ** 5, (y / x.roll(1, 0)) ** 5
+    for seen, exact in zip(joint_neighbors(x, y, 3), slow(x, y, 3), strict=True):
+        # Of distances between 1e-30 and 1e20 a few others are equal but for rounding.
+        off = (seen - exact).abs() > 1e-6 * exact
+        assert off.double().mean() <= (0.02 if how == "cauchy" else 0)
 
 
 @pytest.mark.parametrize("d", [2, 9])

@@ -204,12 +204,25 @@ def test_few_rows_have_a_wide_interval(by):
     assert len(z) == len(y) == 24
 
 
+@pytest.mark.parametrize("by", ["probe", "neighbors"])
+def test_a_handful_of_rows_that_agree_is_no_certainty(by):
+    few = label_information([[0.0], [1.0], [5.0], [6.0]], [0, 0, 1, 1], by=by)
+    # 1 bit · sqrt(1/6 · 5/6 / 4)
+    assert few.error >= 0.186
+    assert few.low < few.bits - 0.36
+    many = label_information(*clusters(1000, 2, 4, 1e-6), by=by)
+    assert 0.0009 < many.error < 0.02
+
+
 def test_the_generative_view_grows_as_classes_contract_and_has_no_ceiling():
     loose, tight = (
         label_information(*clusters(300, 6, 4, spread), by="generative") for spread in (4.0, 0.01)
     )
     assert loose.bits < tight.bits
-    assert tight.bits > tight.ceiling
+    assert tight.bits > math.log2(6)  # H(Y), which would be the ceiling of an information
+    assert math.isinf(loose.ceiling)
+    assert math.isinf(tight.ceiling)
+    assert " of " not in repr(tight)
     assert tight.kind == "neither"
 
 
@@ -219,7 +232,7 @@ def test_views_leave_out_rows_alone_in_their_class_and_see_no_scale(by):
     z, y = np.r_[z, z[:2]], np.r_[y, 77, 78]
     found = label_information(z, y, by=by)
     assert found.left_out == 2
-    assert found.ceiling == pytest.approx(math.log2(6))
+    assert found.ceiling == pytest.approx(math.inf if by == "generative" else math.log2(6))
     assert label_information(1e30 * z, y, by=by).bits == pytest.approx(found.bits, abs=0.01)
 
 

@@ -51,6 +51,15 @@ def test_constant_columns_are_left_out_and_told_of():
     assert s.x.shape == (50, 2)
 
 
+@pytest.mark.parametrize("y", [drawn(d=2, seed=1), np.arange(50) % 3], ids=["numbers", "classes"])
+def test_copies_of_pairs_are_told_of(y):
+    x, again = drawn(), [0, 0, 7]
+    with pytest.warns(UserWarning, match="3 of 53 pairs are copies of others"):
+        samples(np.r_[x, x[again]], np.r_[y, y[again]])
+    # Rows that occur twice with another partner are no copies.
+    samples(np.r_[x, x[:1]], np.r_[y, y[1:2]])
+
+
 @pytest.mark.parametrize(
     ("x", "y", "error", "said"),
     [

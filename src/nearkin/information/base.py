@@ -6,7 +6,11 @@ import math
 from dataclasses import dataclass
 
 KINDS = ("lower", "upper", "neither")
-_WORDS = {"lower": "lower bound", "upper": "upper bound", "neither": "no bound"}
+_WORDS = {
+    "lower": "lower bound",
+    "upper": "upper bound if its model is right",
+    "neither": "no bound",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Information:
     low       lower end of the interval, bits, at most `bits`
     high      upper end of the interval, bits, at least `bits`
     ceiling   what the information cannot exceed, bits; infinite where nothing is known
-    kind      "lower" or "upper" (a bound of the true value, but for sampling error) or "neither"
+    kind      "lower" (a bound of the true value, but for sampling error), "upper" (likewise, but
+              only where the model of y given x that it stands on is right) or "neither"
     left_out  rows of the input that the estimate could not use
     error     standard error of the estimate, bits; None where the interval was found otherwise
 
@@ -106,3 +111,11 @@ class Information:
         interval = f"95 % {self.low:.2f}..{self.high:.2f}"
         left_out = f", {self.left_out} rows left out" if self.left_out else ""
         return f"{self.bits:.2f} bits{of} ({_WORDS[self.kind]}, {interval}{left_out})"
+
+
+def unseen_error(ceiling: float, count: int) -> float:
+    """Least standard error of the mean of `count` rows, in the unit of the ceiling: where all rows
+    agree the next may still err. It does with p = 1/(N + 2) (Laplace's rule of succession), and
+    then loses what the ceiling is: ceiling · sqrt(p (1 - p) / N)."""
+    p = 1 / (count + 2)
+    return ceiling * math.sqrt(p * (1 - p) / count)

@@ -60,8 +60,13 @@ def ba(
     entropy    H(Y) in nats, of y as it is given
     batch, steps, rate, held_out   as of infonce
 
-    Raises ValueError for fewer than 40 pairs.
+    Raises ValueError for fewer than 40 pairs and for settings out of range.
     """
+    if entropy is not None and not math.isfinite(entropy):
+        raise ValueError(
+            f"entropy is H(Y) in nats and must be finite, not {entropy}; leave it out if it is not "
+            "known"
+        )
     model, (x, y), _ = _fitted(s, "ba", batch, steps, rate, held_out)
     with torch.no_grad():
         each = model.log_density(x, y).double()
@@ -91,7 +96,7 @@ def club(
 
     batch, steps, rate, held_out   as of infonce
 
-    Raises ValueError for fewer than 40 pairs.
+    Raises ValueError for fewer than 40 pairs and for settings out of range.
     """
     each = read_club(_scores(*_fitted(s, "club", batch, steps, rate, held_out)))
     return Information.from_nats(float(each.mean()), _error(each), "upper")
@@ -114,7 +119,7 @@ def l1out(
 
     batch, steps, rate, held_out   as of infonce
 
-    Raises ValueError for fewer than 40 pairs.
+    Raises ValueError for fewer than 40 pairs and for settings out of range.
     """
     each = read_l1out(_scores(*_fitted(s, "l1out", batch, steps, rate, held_out)))
     return Information.from_nats(float(each.mean()), _error(each), "upper")
@@ -141,6 +146,8 @@ def _fitted(
 ) -> tuple[Normal, tuple[Tensor, Tensor], torch.Generator]:
     """q, the held-out pairs, and the generator for what is drawn of them."""
     x, y = s.numbers(name)
+    if batch < 1:
+        raise ValueError(f"a batch needs 1 pair or more, not {batch}")
     generator = s.generator()
     parts = split(x, y, generator, held_out)
     made = seeded(lambda: Normal(x.shape[1], y.shape[1]), generator)

@@ -43,7 +43,8 @@ def mutual_information(
     x, y        (N,) or (N, D) floats, numpy or torch; for 'mixed' y are (N,) classes
     estimator   infonce, interpolated, nwj, tuba, js_kl (lower bounds by a critic);
                 donsker_varadhan, mine, smile (by a critic, no bounds); ba (lower where the entropy
-                of y is given), club, l1out (upper); ksg, mixed (nearest neighbors); cca (normal)
+                of y is given), club, l1out (upper if their normal model of y given x is right);
+                ksg, mixed (nearest neighbors); cca (normal)
     seed        of the split, of training and of whatever else is drawn
     settings    of the estimator; `nearkin show NAME` lists them
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.information.base import Information
+from nearkin.information.base import Information, unseen_error
 from nearkin.information.entropy import contraction
 from nearkin.information.given import BLOCK, Rows, given_labels
 from nearkin.information.nearest import by_class_neighbors
@@ -41,7 +41,8 @@ def label_information(
             has not seen. neighbors: an estimate, no bound, by the rows within the distance to the
             third neighbor of the class (Ross 2014); it also sees what is not linear. generative:
             H(Z) - H(Z|Y) by mean log distances (Boudiaf et al. 2020, eq. 6, its factor put right),
-            a monitor of how classes contract: not consistent, and no amount of information
+            a monitor of how classes contract: not consistent, no amount of information, and
+            without a ceiling
 
     Up to 1,000 classes the probe is a multinomial logistic regression on standardized features; its
     strength of regularization, temperature and share of the prior are fitted within the training
@@ -49,8 +50,9 @@ def label_information(
     own mean, with one temperature fitted on one half of the rows and used on the other. Rows of
     classes with a single row cannot be predicted and are left out (`left_out`). H(Y) is the plug-in
     entropy of the rows used. The interval is normal, 1.96 standard errors of the mean over classes
-    or over rows, whichever is larger; it does not say how far the probe is from the truth. Above
-    10,000 rows the other two are means over 10,000 of them, compared with all.
+    or over rows, whichever is larger, and at least what one row not seen may change, about H(Y)/N;
+    it does not say how far the probe is from the truth. Above 10,000 rows the other two are means
+    over 10,000 of them, compared with all.
 
     Never read information off a training loss instead: label smoothing, dropout and weight decay
     change it.
@@ -94,16 +96,17 @@ def _by_distances(by: str, z: Tensor, y: Tensor, seed: int) -> Information:
     each, classes = contraction(z, y, seed)
     # A pair moves the mean of its two rows: the spread counts twice.
     error = 2 * _error(each, classes)
-    ceiling = _entropy(np.bincount(y.numpy()))
-    return Information.from_nats(float(each.mean()), error, "neither", ceiling)
+    # No ceiling: it is no information, and H(Y) does not end it.
+    return Information.from_nats(float(each.mean()), error, "neither")
 
 
 def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:
     """H(Y) + mean log q; log_q (N,) in nats."""
     sizes = np.bincount(y)
     gain = torch.from_numpy(log_q - np.log(sizes / len(y))[y])
-    error = _error(gain, torch.from_numpy(y))
-    return Information.from_nats(float(gain.mean()), error, "lower", _entropy(sizes), left_out)
+    ceiling = _entropy(sizes)
+    error = max(_error(gain, torch.from_numpy(y)), unseen_error(ceiling, len(y)))
+    return Information.from_nats(float(gain.mean()), error, "lower", ceiling, left_out)
 
 
 def _entropy(sizes: np.ndarray) -> float:

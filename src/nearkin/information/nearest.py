@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.information.base import Information
+from nearkin.information.base import Information, unseen_error
 from nearkin.information.neighbors import joint_neighbors
 from nearkin.information.samples import Samples
 
@@ -32,12 +32,14 @@ def ksg(s: Samples, *, k: int = 5, jitter: float = 0.0) -> Information:
     jitter   deviation of seeded normal noise, in deviations of the columns: for data with ties
 
     Time N²·D above 6 dimensions, memory O(N). Raises ValueError where k rows or more coincide, and
-    for a k that N is too small for. Warns of rows that occur twice.
+    for a k that N is too small for or a jitter below 0. Warns of rows that occur twice.
     """
     x, y = s.numbers("ksg")
     count = len(x)
     _check_k(k, count, "rows")
     generator = s.generator()
+    if not 0 <= jitter < math.inf:
+        raise ValueError(f"jitter is a deviation of noise, 0 or more and finite, not {jitter}")
     if jitter:
         x, y = (side + jitter * _noise(side, generator) for side in (x, y))
     _check_ties(torch.cat((x, y), 1), k)
@@ -54,9 +56,10 @@ def mixed(s: Samples, *, k: int = 3) -> Information:
     I = ψ(N) + mean_i [ψ(k_i) - ψ(N_{y_i}) - ψ(m_i)]
 
     m_i counts the rows within the distance, euclidean on standardized columns, to the k_i-th
-    neighbor of the class, k_i = min(k, N_{y_i} - 1). No bound; the ceiling is H(Y). Above 10,000
-    rows the mean is over 10,000 of them, drawn by the seed, with all rows as neighbors. Classes of
-    one row are left out.
+    neighbor of the class, k_i = min(k, N_{y_i} - 1). Where rows tie at that distance or coincide,
+    k_i counts all of the class within it (Gao et al. 2017). No bound; the ceiling is H(Y). Above
+    10,000 rows the mean is over 10,000 of them, drawn by the seed, with all rows as neighbors.
+    Classes of one row are left out.
 
     k   neighbors of the class
 
@@ -76,8 +79,7 @@ def by_class_neighbors(
 ) -> Information:
     """What `mixed` computes, of rows z (N, D) as they are compared and classes (N,) int64; `error`
     the standard error of values (A,) of rows of the classes (A,), default: over rows."""
-    if k < 1:
-        raise ValueError(f"k counts neighbors, so it must be 1 or more, not {k}")
+    _check_count(k)
     sizes = torch.bincount(classes)
     used = (sizes[classes] > 1).nonzero()[:, 0]
     left_out = len(z) - len(used)
@@ -93,12 +95,13 @@ def by_class_neighbors(
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:ANCHORS]
     chosen = chosen.sort().values
     nearest = torch.minimum(sizes - 1, torch.tensor(k))[y[chosen]]
-    within = _within(z, y, chosen, nearest)
+    within, nearest = _within(z, y, chosen, nearest)
     each = torch.digamma(nearest.double()) - torch.digamma(sizes[y[chosen]].double())
     each = math.log(count) + _less_log(count) + each - torch.digamma(within.double())
     share = sizes.double() / count
     ceiling = -float((share * share.log()).sum())
     spread = _error(each) if error is None else error(each, y[chosen])
+    spread = max(spread, unseen_error(ceiling, len(each)))
     return Information.from_nats(float(each.mean()), spread, "neither", ceiling, left_out)
 
 
@@ -107,15 +110,17 @@ def _less_log(count: int) -> float:
     return float(torch.digamma(torch.tensor(float(count), dtype=torch.float64))) - math.log(count)
 
 
-def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> Tensor:
-    """(A,) rows within the distance to the `nearest`-th neighbor of the class, without oneself.
+def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
+    """(A,) rows within the distance to the `nearest`-th neighbor of the class, and (A,) how many of
+    them are of the class, both without oneself.
 
-    Where that distance is 0, the rows at distance 0: copies tell each other apart no further.
+    The second is `nearest` but where rows tie at that distance: all of them count, in both (Gao et
+    al. 2017), so that where z is discrete the estimate is that of counts.
     """
     z = z.float() if len(z) > 4096 else z.double()
     z = z - z.mean(0)
     squares = z.square().sum(1)
-    within = torch.empty(len(chosen), dtype=torch.int64)
+    within, mates = torch.empty_like(nearest), torch.empty_like(nearest)
     copies = 0
     for part in torch.arange(len(chosen)).split(max(1, _ENTRIES // len(z))):
         rows = chosen[part]
@@ -128,37 +133,43 @@ def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> Tensor:
         # Rounding leaves a little of the distance of equal rows.
         same = 8 * torch.finfo(z.dtype).eps * squares[rows, None]
         copies += int((radius <= same).sum())
-        within[part] = (far <= torch.maximum(radius, same)).sum(1)
+        edge = torch.maximum(radius, same)
+        within[part], mates[part] = (far <= edge).sum(1), (own <= edge).sum(1)
     if copies:
         warnings.warn(
-            f"{copies} of {len(chosen)} rows coincide with rows of their class; the neighbor "
-            "estimate counts equal rows as one place. Remove copies if they are no data",
+            f"{copies} of {len(chosen)} rows coincide with rows of their class, or nearly: all "
+            "that do count as neighbors. Remove copies if they are no data",
             UserWarning,
             stacklevel=4,
         )
-    return torch.maximum(within, nearest)
+    return within, mates
 
 
 def _check_k(k: int, count: int, what: str) -> None:
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k counts neighbors, so it must be an integer of 1 or more, not {k!r}")
+    _check_count(k)
     if count <= k:
         raise ValueError(f"k = {k} neighbors need more than {k} {what}, but there are {count}")
+
+
+def _check_count(k: int) -> None:
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k counts neighbors, so it must be an integer of 1 or more, not {k!r}")
 
 
 def _check_ties(joint: Tensor, k: int) -> None:
     """Raise where more than k rows coincide, warn where any do."""
     _, copies = np.unique(joint.numpy(), axis=0, return_counts=True)
-    most, repeated = int(copies.max()), int((copies[copies > 1] - 1).sum())
+    most, repeated = int(copies.max()), int((copies - 1).sum())
     if most > k:
         raise ValueError(
             f"{most} pairs coincide, but the distance to the {k}-th neighbor must not be 0; remove "
-            "copies, or add tiny seeded noise with jitter=1e-8"
+            "copies, or add tiny seeded noise with jitter=1e-8 if the data are discrete"
         )
     if repeated:
         warnings.warn(
             f"{repeated} pairs occur more than once; a neighbor estimate takes copies for "
-            "closeness and is too large. Remove them, or add tiny seeded noise with jitter=1e-8",
+            "closeness and is too large. Remove them, or add tiny seeded noise with jitter=1e-8 if "
+            "the data are discrete",
             UserWarning,
             stacklevel=4,
         )

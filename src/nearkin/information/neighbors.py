@@ -15,6 +15,9 @@ from torch import Tensor
 BLOCK = 64  # rows of distances held at a time
 FEW_DIMENSIONS = 6  # up to so many a tree leaves out more than it costs
 WORTH_COMPILING = 1e9  # N²·D below which numba's start takes longer than the work
+# A radius below this share of the largest coordinate has lost digits to float32.
+COARSE = 1e3 * torch.finfo(torch.float32).eps
+MANY_COARSE = 0.05  # share of such rows above which all are taken in float64
 
 
 class Counted(NamedTuple):
@@ -28,12 +31,32 @@ class Counted(NamedTuple):
 
 def joint_neighbors(x: Tensor, y: Tensor, k: int) -> Counted:
     """x (N, Dx), y (N, Dy) float64. Up to 6 dimensions by trees in float64; above, all distances
-    block by block in float32, by numba where it is installed and the work is worth its start."""
+    block by block in float32, by numba where it is installed and the work is worth its start. In
+    float64 where float32 makes values of a column equal, as tiny noise and heavy tails have them,
+    and again for rows whose radius is too small for float32."""
     if x.shape[1] + y.shape[1] <= FEW_DIMENSIONS:
         return _by_trees(x.numpy(), y.numpy(), k)
+    if any(_loses_digits(side) for side in (x, y)):
+        return by_blocks(x, y, k, dtype=torch.float64)
     work = float(len(x)) ** 2 * (x.shape[1] + y.shape[1])
     compiled = _compiled() if work > WORTH_COMPILING else None
-    return _by_numba(x, y, k, compiled) if compiled else by_blocks(x, y, k)
+    seen = _by_numba(x, y, k, compiled) if compiled else by_blocks(x, y, k)
+    largest = max(float(side.abs().max()) for side in (x, y))
+    coarse = (seen.radius <= COARSE * largest).nonzero()[:, 0]
+    if len(coarse) > MANY_COARSE * len(x):
+        return by_blocks(x, y, k, dtype=torch.float64)
+    if len(coarse):
+        again = by_blocks(x, y, k, rows=coarse, dtype=torch.float64)
+        for kept, exact in zip(seen, again, strict=True):
+            kept[coarse] = exact
+    return seen
+
+
+def _loses_digits(side: Tensor) -> bool:
+    """Whether float32 makes a tenth of the values of a column equal to others of it."""
+    ends = side.sort(0).values
+    there, left = ((at.diff(dim=0) > 0).sum(0) for at in (ends, ends.float()))
+    return bool((left < 0.9 * there).any())
 
 
 def _by_trees(x: np.ndarray, y: np.ndarray, k: int) -> Counted:
@@ -51,31 +74,37 @@ def _by_trees(x: np.ndarray, y: np.ndarray, k: int) -> Counted:
     return Counted(torch.from_numpy(radius), in_x, in_y)
 
 
-def by_blocks(x: Tensor, y: Tensor, k: int) -> Counted:
-    """The same by plain torch, float32: time N²·D, memory O(N)."""
+def by_blocks(
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    rows: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Counted:
+    """The same by plain torch, of all or of some rows (M,): time M·N·D, memory O(N)."""
     count = len(x)
-    columns = [list(side.T.float().contiguous()) for side in (x, y)]
-    far_x, far_y, spare = (torch.empty(BLOCK, count) for _ in range(3))
-    radius = torch.empty(count)
-    in_x, in_y = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
-    for start in range(0, count, BLOCK):
-        rows = slice(start, min(start + BLOCK, count))
-        held = rows.stop - start
-        dx = _chebyshev(columns[0], rows, far_x[:held], spare[:held])
-        dy = _chebyshev(columns[1], rows, far_y[:held], spare[:held])
+    rows = torch.arange(count) if rows is None else rows
+    columns = [list(side.T.to(dtype).contiguous()) for side in (x, y)]
+    far_x, far_y, spare = (torch.empty(BLOCK, count, dtype=dtype) for _ in range(3))
+    radius = torch.empty(len(rows), dtype=dtype)
+    in_x, in_y = torch.empty_like(rows), torch.empty_like(rows)
+    for part in torch.arange(len(rows)).split(BLOCK):
+        at, held = rows[part], len(part)
+        dx = _chebyshev(columns[0], at, far_x[:held], spare[:held])
+        dy = _chebyshev(columns[1], at, far_y[:held], spare[:held])
         both = torch.maximum(dx, dy, out=spare[:held])
-        both[torch.arange(held), torch.arange(start, rows.stop)] = torch.inf
+        both[torch.arange(held), at] = torch.inf
         ends = both.topk(k, 1, largest=False, sorted=True).values[:, -1:]
-        radius[rows] = ends[:, 0]
+        radius[part] = ends[:, 0]
         # Oneself is at distance 0, which is nearer than every radius but 0.
         oneself = (ends[:, 0] > 0).long()
-        in_x[rows] = (dx < ends).sum(1) - oneself
-        in_y[rows] = (dy < ends).sum(1) - oneself
+        in_x[part] = (dx < ends).sum(1) - oneself
+        in_y[part] = (dy < ends).sum(1) - oneself
     return Counted(radius.double(), in_x, in_y)
 
 
-def _chebyshev(columns: list[Tensor], rows: slice, out: Tensor, spare: Tensor) -> Tensor:
-    """(B, N) into `out`: the largest difference of a coordinate."""
+def _chebyshev(columns: list[Tensor], rows: Tensor, out: Tensor, spare: Tensor) -> Tensor:
+    """(B, N) into `out`: the largest difference of a coordinate of the rows (B,) to all."""
     torch.sub(columns[0][rows, None], columns[0][None], out=out).abs_()
     for column in columns[1:]:
         torch.sub(column[rows, None], column[None], out=spare).abs_()

@@ -70,7 +70,8 @@ def samples(x: Any, y: Any, seed: int = 0) -> Samples:
     y   (N,) or (N, Dy) floats; or (N,) classes: integers, truth values or texts
 
     Raises ValueError for different lengths, NaN, or no column that varies; TypeError for an x that
-    is no float. Constant columns are left out with a warning: they tell nothing.
+    is no float. Constant columns are left out with a warning: they tell nothing. Warns of pairs
+    that are copies of others, which are no independent draws.
     """
     first = _matrix(x, "x")
     if _is_float(y):
@@ -78,6 +79,7 @@ def samples(x: Any, y: Any, seed: int = 0) -> Samples:
         _check_lengths(len(first), len(second))
         rows, _ = _standardized(first, "x")
         partners, scales = _standardized(second, "y")
+        _warn_of_copies(rows, partners)
         return Samples(rows, partners, None, scales, seed)
     if hasattr(y, "__len__"):
         _check_lengths(len(first), len(y))
@@ -85,6 +87,7 @@ def samples(x: Any, y: Any, seed: int = 0) -> Samples:
     if coded.hot is not None:
         raise ValueError("y must be one class a row, but it is multi-hot")
     rows, _ = _standardized(first, "x")
+    _warn_of_copies(rows, coded.codes[:, None].double())
     return Samples(rows, None, coded.codes, None, seed)
 
 
@@ -106,6 +109,18 @@ def _check_lengths(rows: int, partners: int) -> None:
     if rows != partners:
         raise ValueError(
             f"x has {rows} rows but y has {partners}; they are paired row by row, so give as many"
+        )
+
+
+def _warn_of_copies(x: Tensor, y: Tensor) -> None:
+    copies = len(x) - len(np.unique(torch.cat((x, y), 1).numpy(), axis=0))
+    if copies:
+        warnings.warn(
+            f"{copies} of {len(x)} pairs are copies of others, but pairs must be independent "
+            "draws: copied ones make estimates wrong and intervals too narrow. Remove them, unless "
+            "the data are discrete",
+            UserWarning,
+            stacklevel=3,
         )
 
 

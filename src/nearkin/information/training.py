@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,19 +29,43 @@ class Split:
 def split(x: Tensor, y: Tensor, generator: torch.Generator, held_out: float = 0.4) -> Split:
     """Parts drawn at random: the held-out share, a fifth of the rest for validation, the rest.
 
-    Raises ValueError for fewer than 40 pairs and for a share that is not between 0 and 1.
+    Copies of a pair go to one part, or a critic that knows it by heart would be rewarded for it; so
+    the shares are of different pairs.
+
+    Raises ValueError for fewer than 40 different pairs, for a share that is not between 0 and 1 and
+    for one that leaves too few to train on.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is a share, between 0 and 1, not {held_out}")
-    if len(x) < 40:
+    number = _numbered(torch.cat((x, y), 1))
+    count = int(number.max()) + 1
+    if count < 40:
+        different = "" if count == len(x) else f" different ones among {len(x)}"
         raise ValueError(
-            f"an estimator that is trained needs 40 pairs or more, not {len(x)}; use 'ksg' or 'cca'"
+            f"an estimator that is trained needs 40 pairs or more, not {count}{different}; use "
+            "'ksg' or 'cca'"
         )
-    order = torch.randperm(len(x), generator=generator)
-    last = max(8, round(held_out * len(x)))
-    middle = max(8, (len(x) - last) // 5)
-    parts = order.split([len(x) - last - middle, middle, last])
+    order = torch.randperm(count, generator=generator)
+    last = max(8, round(held_out * count))
+    middle = max(8, (count - last) // 5)
+    left = count - last - middle
+    if left < 8:
+        raise ValueError(
+            f"held_out = {held_out} leaves {max(left, 0)} of {count} pairs to train on, but 8 are "
+            "needed; lower it, or give more pairs"
+        )
+    place = order.argsort()[number]
+    sizes = [int((place < end).sum()) for end in (left, left + middle)]
+    parts = place.argsort(stable=True).tensor_split(sizes)
+    if count < len(x):  # batches are to mix the copies
+        parts = [part[torch.randperm(len(part), generator=generator)] for part in parts]
     return Split(*((x[rows].float(), y[rows].float()) for rows in parts))
+
+
+def _numbered(pairs: Tensor) -> Tensor:
+    """(N,) int64: equal rows have one number, the numbers from 0 in order of appearance."""
+    _, first, which = np.unique(pairs.numpy(), axis=0, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[which.reshape(-1)])
 
 
 def batches(
@@ -68,10 +93,13 @@ def train(
     gradients cut at length 1. With `check`, which is asked every few steps, the state where it was
     least is kept, and training ends when it no longer falls.
 
-    Raises ValueError for steps < 1, and where no check was finite.
+    Raises ValueError for steps < 1, for a rate that is not above 0 and finite, and where no check
+    was finite.
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, not {steps}")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate, the step of Adam, must be above 0 and finite, not {rate}")
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     best, kept, waited = float("inf"), copy.deepcopy(module.state_dict()), 0
     every = max(1, steps // CHECKS)
