@@ -377,13 +377,13 @@ def relevant_counts(labels, groups, group, order, start, own):
 
 
 @_jit
-def nearest_rows(tile, q, g, best, index, base, terms, skipped, ties):
+def nearest_rows(tile, q, g, best, index, slack, base, terms, skipped):
     """Take a tile (B, T) into the K nearest items of each of its queries.
 
     best, index  (B, K) float64 and int64: a heap of what was found, its farthest first
-    base         the index of the tile's first item
+    slack        (B, K) float64: half a tie of each
+    base         the index of the tile's first item; tiles are taken in ascending order
     skipped      (B,) int64: an item that is no neighbor of the query; -1 for none
-    ties         (B,) float64: what an item must be nearer by, to replace one that came before
     """
     rows, columns = tile.shape
     bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
@@ -407,12 +407,14 @@ def nearest_rows(tile, q, g, best, index, base, terms, skipped, ties):
             for j in range(start, stop):
                 v = np.float64(_number(tile[i, j], bits))
                 upper = (v + flat + steep * abs(v)) * norms[i] * norm[j] - half[j]
-                upper += 8 * _tie(norms[i], norm[j], tie, squares)
-                if upper <= best[i, 0] + ties[i] or base + j == skipped[i]:
+                own = _tie(norms[i], norm[j], tie, squares)
+                if upper + 8 * own <= best[i, 0] + slack[i, 0] or base + j == skipped[i]:
                     continue
                 exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
-                if exact > best[i, 0] + ties[i]:
-                    _replace(best, index, i, exact, base + j)
+                # Of a tie the one that came before stays.
+                if exact > best[i, 0] + slack[i, 0] + own:
+                    at = _last_of_tie(best, index, slack, i, exact)
+                    _replace(best, index, slack, i, at, exact, base + j, own)
 
 
 @numba.njit(nogil=True)
@@ -430,9 +432,26 @@ def _nearer(value, index, other, place):
 
 
 @numba.njit(nogil=True)
-def _replace(best, index, i, value, place):
-    """Put an item in the place of the farthest of the heap of a query."""
+def _last_of_tie(best, index, slack, i, value):
+    """Where the heap of a query holds, of what ties with its farthest item and is less than a
+    value, the last one."""
     size, at = best.shape[1], 0
+    if best[i, 0] == -np.inf:
+        return 0
+    for other in range(1, size):
+        if (
+            best[i, other] - best[i, 0] <= slack[i, other] + slack[i, 0]
+            and best[i, other] < value
+            and index[i, other] > index[i, at]
+        ):
+            at = other
+    return at
+
+
+@numba.njit(nogil=True)
+def _replace(best, index, slack, i, at, value, place, own):
+    """Put an item, nearer than what is there, in a place of the heap of a query."""
+    size = best.shape[1]
     while 2 * at + 1 < size:
         child = 2 * at + 1
         if child + 1 < size and _nearer(
@@ -442,5 +461,6 @@ def _replace(best, index, i, value, place):
         if not _nearer(value, place, best[i, child], index[i, child]):
             break
         best[i, at], index[i, at] = best[i, child], index[i, child]
+        slack[i, at] = slack[i, child]
         at = child
-    best[i, at], index[i, at] = value, place
+    best[i, at], index[i, at], slack[i, at] = value, place, own
