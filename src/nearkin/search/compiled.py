@@ -5,12 +5,14 @@ Imported only where numba is there; what they compute is written in plain torch 
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from nearkin.cache import cache_folder
+from nearkin.core import warn_once
 
 FEW = 32  # thresholds of a query that are counted run by run; more, item by item
 WIDER = np.float32(1 + 4e-6)  # `cut` is below the half of a row, times this above it
@@ -76,15 +78,38 @@ class Terms(NamedTuple):
 
 
 def _jit(function):
-    """Compiled when first called, and kept in nearkin's own cache folder."""
+    """Compiled when first called, and kept in nearkin's own cache folder where it can be."""
+    uncached = numba.njit(nogil=True)(function)
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     try:
         numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
-        return numba.njit(nogil=True, cache=True)(function)
-    except (OSError, RuntimeError):  # nowhere to write
-        return numba.njit(nogil=True)(function)
+        cached = numba.njit(nogil=True, cache=True)(function)
+    except (OSError, RuntimeError) as error:  # nowhere to write
+        _warn(error)
+        return uncached
     finally:
         numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
+    kept = [cached]
+
+    @wraps(function)
+    def call(*arguments):
+        # The file is written before the loop runs, so that nothing is counted twice.
+        if kept:
+            try:
+                return kept[0](*arguments)
+            except (OSError, EOFError) as error:
+                kept.clear()
+                _warn(error)
+        return uncached(*arguments)
+
+    return call
+
+
+def _warn(error: BaseException) -> None:
+    warn_once(
+        f"the compiled loops cannot be kept in {cache_folder() / 'numba'} and are compiled anew by "
+        f"each process, which takes seconds; make room there, or set NEARKIN_HOME: {error}"
+    )
 
 
 def _helper(function):
