@@ -403,3 +403,20 @@ def test_120_000_rows_take_little_memory_and_rank_as_float64_does():
         )
     for name in result:
         np.testing.assert_allclose(result.per_query(name)[some], expected(ranks, name))
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba")
+def test_a_block_of_queries_has_one_lock(monkeypatch):
+    from nearkin.evaluation import counted
+
+    Forced(monkeypatch, torch.float32, "compiled")
+    made, init = [], counted.Compiled.__init__
+
+    def noted(self, *arguments):
+        init(self, *arguments)
+        made.append(sorted(self.locks))
+
+    monkeypatch.setattr(counted.Compiled, "__init__", noted)
+    generator = np.random.default_rng(1)
+    evaluate(generator.standard_normal((70, 4)), generator.integers(0, 9, 70))
+    assert made == [[0, 16, 32, 48, 64]]
