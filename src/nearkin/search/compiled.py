@@ -402,13 +402,14 @@ def relevant_counts(labels, groups, group, order, start, own):
 
 
 @_jit
-def nearest_rows(tile, q, g, best, index, slack, base, terms, skipped):
+def nearest_rows(tile, q, g, best, index, slack, base, terms, skipped, most):
     """Take a tile (B, T) into the K nearest items of each of its queries.
 
     best, index  (B, K) float64 and int64: a heap of what was found, its farthest first
     slack        (B, K) float64: half a tie of each
     base         the index of the tile's first item; tiles are taken in ascending order
     skipped      (B,) int64: an item that is no neighbor of the query; -1 for none
+    most         (B,) float64: no half tie of the query is larger
     """
     rows, columns = tile.shape
     bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
@@ -438,7 +439,7 @@ def nearest_rows(tile, q, g, best, index, slack, base, terms, skipped):
                 exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
                 # Of a tie the one that came before stays.
                 if exact > best[i, 0] + slack[i, 0] + own:
-                    at = _last_of_tie(best, index, slack, i, exact)
+                    at = _last_of_tie(best, index, slack, i, exact, most[i])
                     _replace(best, index, slack, i, at, exact, base + j, own)
 
 
@@ -457,11 +458,16 @@ def _nearer(value, index, other, place):
 
 
 @numba.njit(nogil=True)
-def _last_of_tie(best, index, slack, i, value):
+def _last_of_tie(best, index, slack, i, value, most):
     """Where the heap of a query holds, of what ties with its farthest item and is less than a
     value, the last one."""
     size, at = best.shape[1], 0
     if best[i, 0] == -np.inf:
+        return 0
+    near = False  # all others are as near as the first two or nearer
+    for other in range(1, min(3, size)):
+        near |= best[i, other] - best[i, 0] <= most + slack[i, 0]
+    if not near:
         return 0
     for other in range(1, size):
         if (

@@ -89,6 +89,7 @@ def _compiled(
     terms = loops.terms_of(compiled, queries, bound, reach)
     sides = [(side, loops.side_arrays(side)) for side in (queries, gallery)]
     nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0), np.uint64)
+    most = queries.space.slack(queries.norm, gallery.norm.max()).numpy()
     values, places, slacks, own = (x.numpy() for x in (best, index, slack, skipped))
 
     def part(side: Side, arrays: tuple[np.ndarray, ...], at: slice) -> Any:
@@ -105,6 +106,7 @@ def _compiled(
             columns.start,
             terms,
             own[rows],
+            most[rows],
         )
 
     return take
