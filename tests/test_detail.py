@@ -217,3 +217,52 @@ def test_other_queries_are_not_compared(bad, vectors):
     says = "z.npz against half.npz: paired results need the same queries, but the first has 40"
     bad("evaluate", path, "--against", "half.npz", says=says, notes=True)
     bad("evaluate", path, "--against", "turned.npz", says="their labels differ", notes=True)
+
+
+def test_of_several_super_labels_the_first_makes_the_table(good, bad, vectors):
+    both = np.stack([SUPER, np.repeat("animal", 60)], 1)
+    arrays = {"embeddings": Z, "labels": LABELS}
+    said = []
+    for above in (SUPER, both):
+        path = vectors("s.npz", **arrays, super_labels=above)
+        said.append(json.loads(good("evaluate", path, "--by", "super", "--json"))["details"])
+    assert said[0] == said[1]
+    path = vectors("f.npz", **arrays, super_labels=np.full(60, 0.5))
+    bad("evaluate", path, "--by", "super", says="--by super: ", notes=True)
+
+
+def test_integer_ids_must_be_the_same_too(good, bad, vectors):
+    path = vectors("a.npz", embeddings=Z, labels=LABELS, ids=np.arange(60))
+    asked = ("evaluate", path, "--metrics", "recall@1", "--against", "b.npz")
+    vectors("b.npz", embeddings=OTHER, labels=LABELS, ids=np.arange(60)[::-1])
+    bad(*asked, says="their ids differ", notes=True)
+    vectors("b.npz", embeddings=OTHER, labels=LABELS, ids=np.arange(60))
+    good(*asked)
+    vectors("b.npz", embeddings=OTHER, labels=LABELS)
+    good(*asked)
+
+
+def test_ids_that_json_lacks_are_written_as_text(good, vectors):
+    days = np.datetime64("2026-11-29") + np.arange(60)
+    for ids in (days, np.arange(60) * 1j, np.full(60, np.nan)):
+        path = vectors("d.npz", embeddings=Z, labels=LABELS, ids=ids)
+        said = json.loads(good("evaluate", path, "--wrong", 1, "--json"))
+        (one,) = said["details"]["wrong"]
+        assert isinstance(one["query_id"], str)
+    path = vectors("d.npz", embeddings=Z, labels=LABELS, ids=days)
+    assert str(days[0])[:3] in good("evaluate", path, "--wrong", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "more"),
+    [
+        ("gallery_ids", "gallery_embeddings", {}),
+        ("gallery_super_labels", "gallery_embeddings", {"super_labels": SUPER}),
+        ("gallery_labels", "gallery_embeddings", {}),
+        ("gallery_groups", "gallery_embeddings", {"groups": CAMERA}),
+        ("gallery_groups", "groups", {"gallery_embeddings": Z, "gallery_labels": LABELS}),
+    ],
+)
+def test_arrays_of_a_gallery_are_never_ignored(bad, vectors, name, needs, more):
+    path = vectors("g.npz", embeddings=Z, labels=LABELS, **{name: np.arange(60)}, **more)
+    bad("evaluate", path, says=f"g.npz: {name} needs {needs} too", notes=True)

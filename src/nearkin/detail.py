@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from nearkin.evaluation import Result, compare_results
 from nearkin.evaluation.intervals import UNITS
 from nearkin.evaluation.result import DifferentQueriesError
@@ -109,10 +112,10 @@ def _parts(wish: Wish, asked: Asked, result: Result) -> list[dict[str, Any]]:
         if wish.by == "class":
             return result.by_class(name)
         try:
-            return result.by_group(name, asked.above if wish.by == "super" else None)
-        except ValueError as error:
+            return result.by_group(name, _first_level(asked.above) if wish.by == "super" else None)
+        except (ValueError, TypeError) as error:
             if wish.by == "super":
-                raise
+                raise ValueError(f"--by super: {error}") from None
             raise ValueError(
                 "--by group needs groups: the array groups of an .npz, or the column "
                 "group of a table"
@@ -129,6 +132,11 @@ def _parts(wish: Wish, asked: Asked, result: Result) -> list[dict[str, Any]]:
     ]
     rows.sort(key=lambda row: (_last_if_none(row[names[0]]), -row["queries"]))
     return rows[: wish.worst]
+
+
+def _first_level(above: Any) -> Any:
+    """(N,) super-labels of (N,) or (N, L): the finest, as the levels of gains stand."""
+    return above[:, 0] if getattr(above, "ndim", 1) == 2 else above
 
 
 def _against(
@@ -170,8 +178,8 @@ def _compared(
     asked: Asked, theirs: Asked, mine: Result, second: Result, names: Sequence[str]
 ) -> dict[str, Any]:
     ours, others = asked.ids[0], theirs.ids[0]
-    named = all(isinstance(part[0], str) for part in (ours, others))
-    if named and list(ours) != list(others):
+    named = not any(isinstance(part, range) for part in (ours, others))  # a range: rows alone
+    if named and list(map(_text, ours)) != list(map(_text, others)):
         raise DifferentQueriesError(
             "paired results need the same queries in the same order, but their ids differ"
         )
@@ -205,10 +213,21 @@ def _name(asked: Asked, label: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has."""
+    """What JSON has: text of whatever it has not, such as dates and NaN."""
+    if isinstance(value, (np.generic, Tensor)):
+        value = value.item()
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    fine = value is None or isinstance(value, (str, int))
+    if isinstance(value, float):
+        fine = math.isfinite(value)
+    return value if fine else str(value)
+
+
+def _text(value: Any) -> str:
+    return str(_plain(value))
 
 
 def _ranked(result: Result) -> list[str]:

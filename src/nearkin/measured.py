@@ -26,6 +26,12 @@ METRICS = ("recall@1", "recall@2", "recall@4", "recall@8", "map@r")
 CLOSENESS = ("cosine", "euclidean")
 HELD = ("embeddings", "labels", "names", "ids", "is_query", "is_gallery", "relevant")
 ABOVE = ("super_labels", "gallery_super_labels")
+GALLERY_NEEDS = {
+    "gallery_labels": ("gallery_embeddings",),
+    "gallery_ids": ("gallery_embeddings",),
+    "gallery_groups": ("gallery_embeddings", "groups"),
+    "gallery_super_labels": ("gallery_embeddings", "super_labels"),
+}
 
 Progress = Callable[[int, int], None]
 
@@ -169,6 +175,7 @@ def _of_file(
     ranked = [name for name in metrics if name != "information"] or list(METRICS)
     said: dict[str, Any] = {}
     try:
+        _check_pairs(held)
         asked.ids = _ids(held)
         graded = asked.graded(*(held.get(name) for name in ABOVE))
         for closeness in closenesses:
@@ -277,15 +284,23 @@ def _tested(held: Mapping[str, np.ndarray]) -> Table:
     )
 
 
-def _ids(held: Mapping[str, np.ndarray]) -> tuple[list[Any], list[Any]]:
+def _check_pairs(held: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for arrays of a gallery that would go unused."""
+    for name, needs in GALLERY_NEEDS.items():
+        missing = [other for other in needs if other not in held]
+        if name in held and missing:
+            raise ValueError(f"{name} needs {missing[0]} too; add that array or leave this one out")
+
+
+def _ids(held: Mapping[str, np.ndarray]) -> tuple[Sequence[Any], Sequence[Any]]:
     """Names of the queries and of the items that they find; their rows where they have none."""
-    found: list[list[Any]] = []
+    found: list[Sequence[Any]] = []
     for name, rows in (("ids", "embeddings"), ("gallery_ids", "gallery_embeddings")):
         if rows not in held:
             return found[0], found[0]
         if name in held and held[name].shape != held[rows].shape[:1]:
             raise ValueError(f"{name} must have one entry for each row of {rows}")
-        found.append(held[name].tolist() if name in held else list(range(len(held[rows]))))
+        found.append(held[name].tolist() if name in held else range(len(held[rows])))
     return found[0], found[1]
 
 

@@ -51,6 +51,12 @@ def test_an_empty_center_moves_to_the_farthest_row(form):
     assert found.centers.ravel().tolist() == [1.0, 10.0]
 
 
+def test_rows_that_are_all_equal_have_the_first_center(form):
+    found = kmeans(np.ones((10, 3)), np.ones((2, 3)))
+    assert set(found.assigned.tolist()) <= {0, 1}
+    assert found.inertia == 0.0
+
+
 def test_both_forms_and_any_threads_find_the_same(monkeypatch):
     z = blobs(1500, 60, 8)
     centers = random_centers(z, 60, 3)

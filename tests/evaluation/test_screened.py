@@ -156,6 +156,40 @@ def test_equals_the_float64_matrix(forced, closeness, kind):
 
 
 @pytest.mark.parametrize("closeness", CLOSENESS)
+@pytest.mark.parametrize("power", [40, -40, 60, -60, 170, -170, -200])
+def test_sets_beyond_float32_equal_the_float64_matrix(forced, closeness, power):
+    generator = np.random.default_rng(3)
+    y = generator.integers(0, 9, 60)
+    for kind in ("normal", "zeros"):
+        z = rows(kind, generator, 60, 8)
+        ranks = slowly(z, y, closeness=closeness)
+        check_agreement(ranks, z * 10.0**power, y, closeness=closeness)
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
+def test_subnormal_rows_equal_the_float64_matrix(forced, closeness):
+    generator = np.random.default_rng(3)
+    z = (generator.standard_normal((60, 8)) * 1e-42).astype(np.float32)
+    y = generator.integers(0, 9, 60)
+    check_agreement(slowly(z, y, closeness=closeness), z, y, closeness=closeness)
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
+def test_queries_and_gallery_of_other_widths_and_sizes(forced, closeness):
+    """Either side is read as given or scaled first, the shift of both taken off alike."""
+    generator = np.random.default_rng(3)
+    z, x = generator.standard_normal((37, 8)), generator.standard_normal((52, 8)) + 1
+    y, yx = generator.integers(0, 9, 37), generator.integers(0, 9, 52)
+    for q, g in (
+        (z * 1e120, x.astype(np.float32)),
+        (z.astype(np.longdouble), x.astype(np.float32)),
+        (z * 1e-120, x * 1e-90),
+    ):
+        ranks = slowly(q, y, g, yx, closeness)
+        check_agreement(ranks, q, y, gallery=g, gallery_labels=yx, closeness=closeness)
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
 def test_gallery_groups_and_several_labels(forced, closeness):
     generator = np.random.default_rng(5)
     z, x = (rows("grid", generator, n, 3).astype(np.float32) for n in (37, 52))
@@ -369,3 +403,20 @@ def test_120_000_rows_take_little_memory_and_rank_as_float64_does():
         )
     for name in result:
         np.testing.assert_allclose(result.per_query(name)[some], expected(ranks, name))
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="numba")
+def test_a_block_of_queries_has_one_lock(monkeypatch):
+    from nearkin.evaluation import counted
+
+    Forced(monkeypatch, torch.float32, "compiled")
+    made, init = [], counted.Compiled.__init__
+
+    def noted(self, *arguments):
+        init(self, *arguments)
+        made.append(sorted(self.locks))
+
+    monkeypatch.setattr(counted.Compiled, "__init__", noted)
+    generator = np.random.default_rng(1)
+    evaluate(generator.standard_normal((70, 4)), generator.integers(0, 9, 70))
+    assert made == [[0, 16, 32, 48, 64]]

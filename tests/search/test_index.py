@@ -1,6 +1,8 @@
 """Index: build in blocks, search, save, load; what wrong input gets."""
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,38 @@ def test_what_is_there_is_replaced_only_when_asked_for(tmp_path):
     (tmp_path / "notes").mkdir()
     with pytest.raises(ValueError, match="no index"):
         index.save(tmp_path / "notes", force=True)
+
+
+def test_a_saved_index_has_the_mode_of_other_folders(tmp_path):
+    (tmp_path / "usual").mkdir()
+    path = filled().save(tmp_path / "index")
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_the_old_index_comes_back_where_the_new_one_fails(tmp_path, monkeypatch):
+    index = filled()
+    path = index.save(tmp_path / "index")
+    index.add(Q)
+    rename = Path.rename
+
+    def failing(self, target):
+        if Path(target) == path and not self.name.endswith(".old"):
+            raise OSError("no room")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no room"):
+        index.save(path, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    assert len(Index.load(path)) == 300
+
+
+def test_an_id_that_comes_twice_among_many_is_found_at_once():
+    index, ids = Index(), [*range(60_000), 5]
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="5 comes twice"):
+        index.add(np.ones((60_001, 1), np.float32), ids)
+    assert time.perf_counter() - began < 5
 
 
 def test_a_damaged_index_is_refused(tmp_path):

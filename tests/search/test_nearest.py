@@ -92,3 +92,45 @@ def test_what_is_known_is_replaced_only_by_nearer_items(form):
     assert nearest(queries, gallery, 1, known=known)[1].ravel().tolist() == [0, 1, 2, 3]
     high = torch.full((4, 1), 2.0, dtype=torch.float64), torch.full((4, 1), -1)
     assert nearest(queries, gallery, 1, known=high)[1].ravel().tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("closeness", ["euclidean", "inner"])
+def test_one_long_row_makes_no_ties_of_the_others(form, closeness):
+    """A tie is in units of its own pair, not of the longest row of the gallery."""
+    generator = np.random.default_rng(0)
+    g = generator.standard_normal((500, 16))
+    g[77] = 1e6 if closeness == "euclidean" else -1e13
+    q = g[:60] + 0.01 * generator.standard_normal((60, 16))
+    q = np.abs(q) if closeness == "inner" else q
+    _, index = nearest(*sides(q, g, closeness, torch.float32), 3)
+    slow = q @ g.T if closeness == "inner" else -((q[:, None] - g[None]) ** 2).sum(2)
+    if closeness == "euclidean":
+        assert index[:, 0].tolist() == list(range(60))
+    np.testing.assert_array_equal(index, np.argsort(-slow, axis=1, kind="stable")[:, :3])
+
+
+def test_a_chain_of_small_steps_is_no_tie(form):
+    """Each is tied with the next, but the nearest and the farthest are not."""
+    g = 1 + np.arange(12)[:, None] * 4e-13
+    _, index = nearest(*sides(np.ones((1, 1)), g, "inner", torch.float32), 12)
+    # A tie is 1e-12 here, two steps: groups of three from the nearest on.
+    assert index.tolist() == [[9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("closeness", ["cosine", "euclidean", "inner"])
+def test_of_equal_rows_in_several_tiles_every_query_finds_the_first(form, closeness):
+    generator = np.random.default_rng(0)
+    one = generator.standard_normal((19, 5))
+    if closeness == "inner":
+        one /= np.linalg.norm(one, axis=1, keepdims=True)
+    z = np.concatenate([one] * 4)  # 76 rows: five tiles, of which two would be met backwards
+    _, index = nearest(*sides(z, z, closeness, torch.float32), 2)
+    assert index.tolist() == [[i % 19, i % 19 + 19] for i in range(76)]
+
+
+def test_of_a_tie_the_last_one_makes_room(form):
+    """Not the one whose float64 value is smaller by a rounding."""
+    step = 2.0**-44
+    g = np.array([[1 - step], [1.0], [1 + step / 2], [2.0], [3.0]])
+    _, index = nearest(*sides(np.ones((1, 1)), g, "inner", torch.float32), 3)
+    assert index.tolist() == [[4, 3, 0]]

@@ -144,6 +144,8 @@ def _ranked(name: object) -> OfRanking:
         raise ValueError(
             f"{name!r} is no metric: {base} needs a number K of 1 or more; for example {base}@10"
         )
+    if int(number[:20]) >= 2**63:
+        raise ValueError(f"{name!r} is no metric: K must be below 2**63; for example {base}@10")
     return partial(RANKED[f"{base}@K"].function, k=int(number))  # type: ignore[return-value]
 
 

@@ -13,6 +13,7 @@ from nearkin.search import loops
 from nearkin.search.screen import Bound
 from nearkin.search.side import Side
 from nearkin.search.space import TIE
+from nearkin.search.tiles import cut
 
 if TYPE_CHECKING:
     from nearkin.evaluation.counting import Retrieval
@@ -146,7 +147,7 @@ class Compiled:
         self.gallery = Arrays(sides.gallery, task.relevance.gallery, task, 1)
         self.terms = loops.terms_of(self.loops, sides.queries, bound, reach)
         # A block of queries counts in one worker at a time.
-        self.locks = {at: threading.Lock() for at in range(goal.start, goal.stop)}
+        self.locks = {at.start: threading.Lock() for at in cut(goal.start, goal.stop)}
 
     def rows(self, tile: Tensor, queries: slice, gallery: slice) -> None:
         """Count a tile (B, T) for the queries, which are its rows."""

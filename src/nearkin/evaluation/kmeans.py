@@ -77,7 +77,7 @@ def _assign(
     """(N,) float64 similarities to the nearest centers, and (N,) int64 which they are."""
     side = Side(Rows(centers, "centers"), space)
     side.round_to(points.dtype)
-    known = None
+    known, similarity = None, points.half
     if before is not None:
         # Nearly always still the nearest: then few others must be looked at.
         similarity = torch.cat(
@@ -89,10 +89,14 @@ def _assign(
             ]
         )
         # Some ties less, so that the center itself is found again.
-        slack = 8 * space.slack(points.norm, side.norm.max())
+        slack = 8 * space.slack(points.norm, side.norm[before])
         known = (similarity - slack)[:, None], torch.full((len(before), 1), -1)
-    values, index = nearest(points, side, 1, known=known)
-    return values[:, 0], index[:, 0]
+    values, index = (found[:, 0] for found in nearest(points, side, 1, known=known))
+    if before is not None:
+        # Where a tie is of no width, nothing is nearer than the center that was nearest before.
+        same = index < 0
+        values, index = torch.where(same, similarity, values), torch.where(same, before, index)
+    return values, index
 
 
 def _means(rows: Rows, assigned: Tensor, before: Tensor, far: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ Imported only where numba is there; what they compute is written in plain torch 
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from nearkin.cache import cache_folder
+from nearkin.core import warn_once
 
 FEW = 32  # thresholds of a query that are counted run by run; more, item by item
 WIDER = np.float32(1 + 4e-6)  # `cut` is below the half of a row, times this above it
@@ -76,15 +78,38 @@ class Terms(NamedTuple):
 
 
 def _jit(function):
-    """Compiled when first called, and kept in nearkin's own cache folder."""
+    """Compiled when first called, and kept in nearkin's own cache folder where it can be."""
+    uncached = numba.njit(nogil=True)(function)
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     try:
         numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
-        return numba.njit(nogil=True, cache=True)(function)
-    except (OSError, RuntimeError):  # nowhere to write
-        return numba.njit(nogil=True)(function)
+        cached = numba.njit(nogil=True, cache=True)(function)
+    except (OSError, RuntimeError) as error:  # nowhere to write
+        _warn(error)
+        return uncached
     finally:
         numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
+    kept = [cached]
+
+    @wraps(function)
+    def call(*arguments):
+        # The file is written before the loop runs, so that nothing is counted twice.
+        if kept:
+            try:
+                return kept[0](*arguments)
+            except (OSError, EOFError) as error:
+                kept.clear()
+                _warn(error)
+        return uncached(*arguments)
+
+    return call
+
+
+def _warn(error: BaseException) -> None:
+    warn_once(
+        f"the compiled loops cannot be kept in {cache_folder() / 'numba'} and are compiled anew by "
+        f"each process, which takes seconds; make room there, or set NEARKIN_HOME: {error}"
+    )
 
 
 def _helper(function):
@@ -377,13 +402,14 @@ def relevant_counts(labels, groups, group, order, start, own):
 
 
 @_jit
-def nearest_rows(tile, q, g, best, index, base, terms, skipped, ties):
+def nearest_rows(tile, q, g, best, index, slack, base, terms, skipped, most):
     """Take a tile (B, T) into the K nearest items of each of its queries.
 
     best, index  (B, K) float64 and int64: a heap of what was found, its farthest first
-    base         the index of the tile's first item
+    slack        (B, K) float64: half a tie of each
+    base         the index of the tile's first item; tiles are taken in ascending order
     skipped      (B,) int64: an item that is no neighbor of the query; -1 for none
-    ties         (B,) float64: what an item must be nearer by, to replace one that came before
+    most         (B,) float64: no half tie of the query is larger
     """
     rows, columns = tile.shape
     bits, plain, flat, steep, reach = terms.bits, terms.plain, terms.flat, terms.steep, terms.reach
@@ -407,12 +433,14 @@ def nearest_rows(tile, q, g, best, index, base, terms, skipped, ties):
             for j in range(start, stop):
                 v = np.float64(_number(tile[i, j], bits))
                 upper = (v + flat + steep * abs(v)) * norms[i] * norm[j] - half[j]
-                upper += 8 * _tie(norms[i], norm[j], tie, squares)
-                if upper <= best[i, 0] + ties[i] or base + j == skipped[i]:
+                own = _tie(norms[i], norm[j], tie, squares)
+                if upper + 8 * own <= best[i, 0] + slack[i, 0] or base + j == skipped[i]:
                     continue
                 exact = _dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
-                if exact > best[i, 0] + ties[i]:
-                    _replace(best, index, i, exact, base + j)
+                # Of a tie the one that came before stays.
+                if exact > best[i, 0] + slack[i, 0] + own:
+                    at = _last_of_tie(best, index, slack, i, exact, most[i])
+                    _replace(best, index, slack, i, at, exact, base + j, own)
 
 
 @numba.njit(nogil=True)
@@ -430,9 +458,31 @@ def _nearer(value, index, other, place):
 
 
 @numba.njit(nogil=True)
-def _replace(best, index, i, value, place):
-    """Put an item in the place of the farthest of the heap of a query."""
+def _last_of_tie(best, index, slack, i, value, most):
+    """Where the heap of a query holds, of what ties with its farthest item and is less than a
+    value, the last one."""
     size, at = best.shape[1], 0
+    if best[i, 0] == -np.inf:
+        return 0
+    near = False  # all others are as near as the first two or nearer
+    for other in range(1, min(3, size)):
+        near |= best[i, other] - best[i, 0] <= most + slack[i, 0]
+    if not near:
+        return 0
+    for other in range(1, size):
+        if (
+            best[i, other] - best[i, 0] <= slack[i, other] + slack[i, 0]
+            and best[i, other] < value
+            and index[i, other] > index[i, at]
+        ):
+            at = other
+    return at
+
+
+@numba.njit(nogil=True)
+def _replace(best, index, slack, i, at, value, place, own):
+    """Put an item, nearer than what is there, in a place of the heap of a query."""
+    size = best.shape[1]
     while 2 * at + 1 < size:
         child = 2 * at + 1
         if child + 1 < size and _nearer(
@@ -442,5 +492,6 @@ def _replace(best, index, i, value, place):
         if not _nearer(value, place, best[i, child], index[i, child]):
             break
         best[i, at], index[i, at] = best[i, child], index[i, child]
+        slack[i, at] = slack[i, child]
         at = child
-    best[i, at], index[i, at] = value, place
+    best[i, at], index[i, at], slack[i, at] = value, place, own

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ class Index:
             names = list(range(len(self), len(self) + len(rows)))
         seen = set(names)
         if len(seen) < len(names) or seen & self._known:
-            twice = seen & self._known or {name for name in seen if names.count(name) > 1}
+            twice = seen & self._known or {
+                name for name, count in Counter(names).items() if count > 1
+            }
             raise ValueError(f"an id stands for one item, but {min(twice, key=str)!r} comes twice")
         values = rows.values
         if isinstance(values, Tensor):
@@ -167,11 +170,8 @@ class Index:
         try:
             save_file({"vectors": self._whole()}, new / VECTORS)
             (new / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
-            old = new.with_name(new.name + ".old")
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+            new.chmod(_folder_mode())
+            _replace(path, new)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return path
@@ -240,6 +240,28 @@ class Index:
             scale = gallery.space.scale
             parts.append((mine / scale - near / scale).norm(dim=2) * scale)
         return torch.cat(parts)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put the folder `new` at `path`; what was there comes back if that fails."""
+    old = new.with_name(new.name + ".old")
+    there = path.exists()
+    if there:
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if there:
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _folder_mode() -> int:
+    """The mode of a folder that is made in the usual way; mkdtemp's is for its owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o777 & ~mask
 
 
 def _plain_values(values: Any, count: int, name: str) -> list[Any] | None:

@@ -31,7 +31,7 @@ def bound_of(dtype: torch.dtype, dim: int, query: float, gallery: float) -> Boun
     query, gallery  the largest distance of a unit row from its rounded one, on either side
     """
     terms = (dim + 4) * 2.0**-24
-    sums = terms / (1 - terms) if terms < 0.5 else math.inf
+    sums = math.expm1(terms)  # at least (1 + 2^-24)^(D + 4) - 1, and finite
     # Rounded rows are no longer than 1 + their distance; 1e-30 covers what underflows.
     size = (1 + query) * (1 + gallery)
     flat = query + gallery * (1 + query) + sums * size + 1e-30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -37,7 +38,8 @@ class Side:
         self._kept: Tensor | None = None
         self._last: tuple[slice, Tensor] | None = None
         self._lock = threading.Lock()
-        self.as_given = _usable_as_given(rows)
+        self.as_given = _usable_as_given(rows, space)
+        self._shortcut = False
         if space.name != "cosine" and self.as_given:
             self.factor /= space.scale
         for at in self._slices():
@@ -47,21 +49,31 @@ class Side:
             elif self.as_given:
                 length = block.norm(dim=1)
                 self.factor[at] = torch.where(length > 0, 1 / length, 0.0)
-        if space.name == "cosine" and bool((self.factor > 1e100).any()):
-            self.as_given = False  # squares of such rows vanish in float64
+                # Squares of such rows vanish in float64.
+                lost = (length < 1e-100) & (block.abs().amax(1) > 0)
+                self.as_given = not bool(lost.any())
+        if not self.as_given:
             self.factor.fill_(1.0)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def round_to(self, dtype: torch.dtype, held: int = HELD) -> None:
-        """Unit rows are rounded to `dtype` from now on; all are kept if they take `held` bytes."""
+        """Unit rows are rounded to `dtype` from now on; all are kept if they take `held` bytes.
+
+        Raises ArithmeticError where a rounded row is not finite: no bound would hold.
+        """
         self.dtype, self.error, self._last, self._kept = dtype, 0.0, None, None
+        self._shortcut = self._fits_float32()
         if len(self) * self.rows.dim * dtype.itemsize <= held:
             self._kept = torch.empty(len(self), self.rows.dim, dtype=dtype, device=self.norm.device)
         for at in self._slices():
             rounded = self._rounded(at)
             off = float((self._units(at) - rounded).norm(dim=1).max())
+            if not math.isfinite(off):  # max() below would pass NaN over
+                raise ArithmeticError(
+                    f"rows {at.start}..{at.stop - 1} are not finite after rounding to {dtype}"
+                )
             self.error = max(self.error, off * (1 + 1e-6) + 1e-14)
             if self._kept is not None:
                 self._kept[at] = rounded
@@ -91,11 +103,25 @@ class Side:
             return block * self.factor[at][:, None]
         return unit(self.space.exact(block))
 
+    def _fits_float32(self) -> bool:
+        """Whether all rows, as given and scaled, lie well inside the range of float32.
+
+        Told of the whole side: blocks of another size must round as those that `error` is of.
+        """
+        size = self.norm if self.space.name != "cosine" else self.factor
+        inside = bool(((size > 1e-30) & (size < 1e30)).all())
+        return (
+            self.as_given
+            and inside
+            and self.rows.largest < 1e30
+            and 1e-30 < self.space.scale < 1e30
+        )
+
     def _rounded(self, at: slice) -> Tensor:
-        """By way of float32 where nothing can overflow: `error` is measured of what comes out."""
-        size = self.norm[at] if self.space.name != "cosine" else self.factor[at]
-        if not self.as_given or not bool(((size > 1e-30) & (size < 1e30)).all()):
+        """`error` is measured of what comes out, so that any way of rounding may be taken."""
+        if not self._shortcut:
             return self._units(at).to(self.dtype)
+        size = self.norm[at] if self.space.name != "cosine" else self.factor[at]
         x = _tensor(self.source(at)).float()
         if self.space.name == "cosine":
             return (x * size.float()[:, None]).to(self.dtype)
@@ -120,9 +146,10 @@ class Side:
             return np.ascontiguousarray(self.exact(at).numpy())
         values: Any = self.rows.values[at]
         if isinstance(values, Tensor):
-            values = values.contiguous() if values.dtype == torch.float64 else values.float()
+            wide = values.dtype == torch.float64
+            values = values.to("cpu", torch.float64 if wide else torch.float32)
             return values.contiguous().numpy()
-        kind = np.float64 if values.dtype == np.float64 else np.float32
+        kind = np.float64 if values.dtype.itemsize > 4 else np.float32
         return np.require(np.asarray(values), kind, ["C", "A"])
 
     @property
@@ -138,11 +165,11 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _usable_as_given(rows: Rows) -> bool:
-    """Whether products of the rows as they are lose nothing in float64."""
-    values = rows.values
-    if isinstance(values, Tensor):
-        here, width = values.device.type == "cpu", values.dtype.itemsize
-    else:
-        here, width = values.dtype.itemsize <= 8, values.dtype.itemsize
-    return here and (width <= 4 or rows.largest < 1e100)
+def _usable_as_given(rows: Rows, space: Space) -> bool:
+    """Whether products of the rows as they are lose nothing in float64.
+
+    Where rows are shifted, both sides must answer alike: so it is the scale of both that tells.
+    """
+    if rows.device.type != "cpu":
+        return False
+    return rows.largest < 1e100 if space.name == "cosine" else 1e-100 < space.scale < 1e100

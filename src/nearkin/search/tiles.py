@@ -75,12 +75,42 @@ class Threads:
                     future.cancel()
 
 
+class Shared:
+    """A switch of the whole process, held by several threads at once: the first one turns it, and
+    the last one turns it back."""
+
+    def __init__(self, turn: Callable[[], Callable[[], None]]):
+        """turn: turns the switch; what it returns turns it back."""
+        self._turn, self._lock, self._holders = turn, threading.Lock(), 0
+        self._back: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Turned within."""
+        with self._lock:
+            if self._holders == 0:
+                self._back = self._turn()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._back()
+
+
+def _to_one_thread() -> Callable[[], None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return lambda: torch.set_num_threads(before)
+
+
+_ONE_THREAD = Shared(_to_one_thread)
+
+
 @contextmanager
 def _one_thread_each() -> Iterator[Callable[[], None]]:
     """Products of one thread each, while several workers make them; as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _ONE_THREAD.held():
         yield lambda: torch.set_num_threads(1)
-    finally:
-        torch.set_num_threads(before)
