@@ -62,15 +62,15 @@ def of_omniglot(name: str, epochs: int) -> dict[str, Any]:
 
 
 OTHERS = ("triplet", "contrastive", "margin")
-LONGER = 10  # epochs, twice the drawings
+LONGER = (10, 20)  # epochs
 # Whole epochs of 30 characters by 4 drawings, 96,000 drawings in 5 of them.
 BUDGET = {"train.steps": None, "sampler": {"balanced": {"classes": 30, "per_class": 4}}}
 _OMNIGLOT: dict[str, dict[str, Any]] = {
     **{name: of_omniglot(name, 5) for name in OTHERS},
     "rankmi printed": rankmi(5, 4e-3),
     "rankmi searched": searched(5),
-    **{f"{name}, {LONGER} epochs": of_omniglot(name, LONGER) for name in OTHERS},
-    f"rankmi searched, {LONGER} epochs": searched(LONGER),
+    **{f"{name}, {n} epochs": of_omniglot(name, n) for n in LONGER for name in OTHERS},
+    **{f"rankmi searched, {n} epochs": searched(n) for n in LONGER},
 }
 OMNIGLOT = {name: {**said, **BUDGET} for name, said in _OMNIGLOT.items()}
 
