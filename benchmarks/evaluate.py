@@ -35,7 +35,7 @@ from torch import Tensor
 from nearkin.evaluation import evaluate, per_query_values, screened
 from nearkin.evaluation.kmeans import kmeans, random_centers
 from nearkin.search import loops
-from nearkin.search.screen import precisions
+from nearkin.search.products import precisions
 
 RECALL = ("recall@1", "recall@10", "recall@100", "recall@1000")
 METRICS = (*RECALL, "r_precision", "map@r", "map@100", "mrr", "ndcg@10", "precision@10")

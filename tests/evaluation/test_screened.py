@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nearkin.evaluation import evaluate, per_query_values, plan, screened
 from nearkin.search import loops, tiles
-from nearkin.search.screen import has_bfloat16
+from nearkin.search.products import has_bfloat16
 
 ALL = ("recall@1", "recall@7", "precision@3", "r_precision", "map@r", "map@3", "map@500")
 ALL += ("mrr", "ndcg@5", "ndcg@500", "cmc@2")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nearkin.search import loops, tiles
+from nearkin.search.products import full_float32
 
 SMALL = """
 import sys, numpy as np, nearkin as nk
@@ -37,7 +38,7 @@ def test_products_are_full_float32_within_and_as_before_afterwards():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with loops.full_float32():
+        with full_float32():
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
@@ -46,7 +47,7 @@ def test_products_are_full_float32_within_and_as_before_afterwards():
 
 NEWER = """
 import torch
-from nearkin.search.loops import full_float32
+from nearkin.search.products import full_float32
 place = torch.backends.mkldnn.matmul
 place.fp32_precision = "bf16"
 with full_float32():
@@ -88,7 +89,7 @@ def test_overlapping_threads_leave_the_switches_as_they_were():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        first, second = loops.full_float32(), loops.full_float32()
+        first, second = full_float32(), full_float32()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)

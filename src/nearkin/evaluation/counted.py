@@ -151,16 +151,19 @@ class Compiled:
 
     def rows(self, tile: Tensor, queries: slice, gallery: slice) -> None:
         """Count a tile (B, T) for the queries, which are its rows."""
+        self._count(tile, queries, gallery, False)
+
+    def columns(self, tile: Tensor, queries: slice, gallery: slice) -> None:
+        """Count the same tile for the gallery, whose items are queries too: its columns."""
+        self._count(tile, gallery, queries, True)
+
+    def _count(self, tile: Tensor, queries: slice, gallery: slice, turned: bool) -> None:
         q, g = self.queries.part(queries), self.gallery.part(gallery)
         own = queries.start - gallery.start if self.own else self.loops.NEVER
         a, b = queries.start - self.goal.start, queries.stop - self.goal.start
         goal = self.loops.Goal(self.first[a : b + 1], self.low[a:b], self.values, self.counts)
         with self.locks[queries.start]:
-            self.loops.count_rows(loops.bits_of(tile), q, g, goal, self.terms, own)
-
-    def columns(self, tile: Tensor, queries: slice, gallery: slice) -> None:
-        """Count the same tile for the gallery, whose items are queries too: its columns."""
-        self.rows(tile.T.contiguous(), gallery, queries)
+            self.loops.count(loops.bits_of(tile), q, g, goal, self.terms, own, turned)
 
 
 class Arrays:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nearkin.evaluation.counting import Retrieval
 from nearkin.rows import Rows
 from nearkin.search.nearest import LAST, nearest
-from nearkin.search.screen import precisions
+from nearkin.search.products import precisions
 from nearkin.search.side import Side
 
 SMALL = 1 << 27  # products of entries below which float64 takes no longer

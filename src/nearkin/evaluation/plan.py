@@ -12,7 +12,7 @@ from nearkin.evaluation import counting
 from nearkin.evaluation.counting import Retrieval
 from nearkin.search import loops
 from nearkin.search import tiles as tiling
-from nearkin.search.screen import precisions, seconds_a_pair
+from nearkin.search.products import precisions, seconds_a_pair
 from nearkin.search.side import HELD
 
 __all__ = ["Plan", "available", "plan_of", "replace"]

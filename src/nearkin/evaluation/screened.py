@@ -18,8 +18,8 @@ from nearkin.evaluation import counted
 from nearkin.evaluation.base import NOWHERE, Ranking
 from nearkin.evaluation.counting import Retrieval, query_blocks, thresholds_of
 from nearkin.evaluation.plan import Plan
-from nearkin.search.loops import full_float32
-from nearkin.search.screen import Bound, bound_of, precisions, product, seconds_a_pair
+from nearkin.search.products import full_float32, precisions, product, seconds_a_pair
+from nearkin.search.screen import Bound, bound_of
 from nearkin.search.side import Side
 from nearkin.search.tiles import Stripe, Threads, cut, pairs_of, stripes_of
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nearkin.rows import Rows
 from nearkin.search.nearest import nearest
-from nearkin.search.screen import precisions
+from nearkin.search.products import precisions
 from nearkin.search.side import Side
 from nearkin.search.space import space_of
 

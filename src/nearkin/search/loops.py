@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +14,6 @@ from torch import Tensor
 from nearkin.search.screen import Bound
 from nearkin.search.side import Side
 from nearkin.search.space import TIE
-from nearkin.search.tiles import Shared
 
 WORTH = 1 << 24  # pairs of rows from which on plain torch takes longer than what it spares
 
@@ -28,39 +25,6 @@ def compiled() -> Any:
         return importlib.import_module("nearkin.search.compiled")
     except ImportError:
         return None
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Products of float32 in float32, whatever was allowed before: the bound is that of float32."""
-    with _FULL.held():
-        yield
-
-
-def _to_full_float32() -> Callable[[], None]:
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # it was set through torch's newer switches, one for each library
-        return _each_in_full()
-    torch.set_float32_matmul_precision("highest")
-    return lambda: torch.set_float32_matmul_precision(before)
-
-
-def _each_in_full() -> Callable[[], None]:
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "ieee"
-
-    def back() -> None:
-        """As it was."""
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
-
-    return back
-
-
-_FULL = Shared(_to_full_float32)
 
 
 def compiled_for(pairs: int) -> Any:

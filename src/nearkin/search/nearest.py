@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from nearkin.search import loops
-from nearkin.search.screen import Bound, bound_of, product
+from nearkin.search.products import full_float32, product
+from nearkin.search.screen import Bound, bound_of
 from nearkin.search.side import Side
 from nearkin.search.tiles import Stripe, Threads, cut
 
@@ -63,7 +64,7 @@ def nearest(
             tile = product(left, gallery.rounded(columns[j]), threads.buffer)
             take(tile, rows[stripe[0]], columns[j])
 
-    with loops.full_float32():
+    with full_float32():
         # Each in ascending order: of a tie, the item that came before stays.
         stripes = [(i, list(range(len(columns)))) for i in range(len(rows))]
         for _ in threads.work(work, stripes):

@@ -1,0 +1,50 @@
+"""The nearest relevant items of queries, compared in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nearkin.search.compiled.base import dot, half_tie, jit
+
+
+@jit
+def relevant(q, g, order, start, first, values, terms, own):
+    """Thresholds of queries that have one label each: the nearest relevant items, less half a tie.
+
+    order, start    gallery items by label, and where each label starts: (G,), (C + 1,)
+    first           (B + 1,) where the values of each query go: as many as are kept
+    """
+    shift, tie, squares = terms.shift, terms.tie, terms.squares
+    left, factors, norms, labels, groups = q.source, q.factor, q.norm, q.code, q.group
+    right, factor, norm, half, group = g.source, g.factor, g.norm, g.half, g.group
+    for i in range(len(labels)):
+        begin, end = first[i], first[i]
+        room = first[i + 1] - begin
+        for place in range(start[labels[i]], start[labels[i] + 1]):
+            j = order[place]
+            if room == 0 or i + own == j or (len(groups) and groups[i] == group[j]):
+                continue
+            value = dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
+            value -= half_tie(norms[i], norm[j], tie, squares)
+            if end - begin == room:
+                if value <= values[end - 1]:
+                    continue
+                end -= 1
+            at = end
+            while at > begin and values[at - 1] < value:
+                values[at] = values[at - 1]
+                at -= 1
+            values[at] = value
+            end += 1
+
+
+@jit
+def relevant_counts(labels, groups, group, order, start, own):
+    """(B,) int64: how many relevant items each query has; see `relevant`."""
+    counts = np.zeros(len(labels), np.int64)
+    for i in range(len(labels)):
+        for place in range(start[labels[i]], start[labels[i] + 1]):
+            j = order[place]
+            if i + own != j and (len(groups) == 0 or groups[i] != group[j]):
+                counts[i] += 1
+    return counts
