@@ -24,7 +24,7 @@ from nearkin.search.side import Side
 from nearkin.search.tiles import Stripe, Threads, cut, pairs_of, stripes_of
 
 PANEL = 1 << 22  # thresholds of a pass, at most: 64 MiB with their counts
-SAMPLE = (128, 4096)  # queries and items that tell how much a precision leaves open
+SAMPLE = (64, 1024)  # queries and items that tell how much a precision leaves open
 
 Told = Callable[[int, int], None]
 
@@ -220,8 +220,10 @@ def precision(task: Retrieval, sides: Sides, goal: Thresholds) -> torch.dtype:
     threads = torch.get_num_threads()
     again = counted.seconds_an_open_pair(task, sides) / threads
 
+    pairs = _sample(task, sides, goal)
+
     def cost(dtype: torch.dtype) -> float:
-        share = _left_open(task, sides, goal, bound_of(dtype, dim, *[_usual(dtype)] * 2))
+        share = pairs.left_open(bound_of(dtype, dim, *[_usual(dtype)] * 2))
         return seconds_a_pair(dtype, dim, threads) + 2 * share * again
 
     return min(ways, key=cost)
@@ -232,8 +234,24 @@ def _usual(dtype: torch.dtype) -> float:
     return 2.0**-9.7 if dtype == torch.bfloat16 else 2.0**-25
 
 
-def _left_open(task: Retrieval, sides: Sides, goal: Thresholds, bound: Bound) -> float:
-    """The share of pairs, of a sample, that a bound does not settle."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some pairs: (B, T) cosines, what they are multiplied by, their similarities; and (B, P)
+    negated thresholds, ascending."""
+
+    cosine: Tensor
+    size: Tensor
+    value: Tensor
+    negated: Tensor
+
+    def left_open(self, bound: Bound) -> float:
+        """The share of the pairs that a bound does not settle."""
+        off = (bound.flat + bound.steep * self.cosine.abs()) * self.size
+        near, far = (torch.searchsorted(self.negated, -(self.value + d)) for d in (off, -off))
+        return float((near != far).double().mean())
+
+
+def _sample(task: Retrieval, sides: Sides, goal: Thresholds) -> Sample:
     rows = torch.arange(goal.start, goal.stop, max(1, (goal.stop - goal.start) // SAMPLE[0]))
     columns = torch.arange(0, len(task.gallery), max(1, len(task.gallery) // SAMPLE[1]))
     q, g = (
@@ -242,15 +260,12 @@ def _left_open(task: Retrieval, sides: Sides, goal: Thresholds, bound: Bound) ->
     )
     cosine = (q @ g.T).double()
     size = sides.queries.norm[rows][:, None] * sides.gallery.norm[columns]
-    off = (bound.flat + bound.steep * cosine.abs()) * size
-    value = cosine * size - sides.gallery.half[columns]
     kept = goal.first[rows - goal.start + 1] - goal.first[rows - goal.start]
     places = torch.arange(int(kept.max()))
     at = goal.first[rows - goal.start][:, None] + places
     negated = -goal.values[at.clamp_max(len(goal.values) - 1)]
     negated.masked_fill_(places[None] >= kept[:, None], torch.inf)
-    near, far = (torch.searchsorted(negated, -(value + d)) for d in (off, -off))
-    return float((near != far).double().mean())
+    return Sample(cosine, size, cosine * size - sides.gallery.half[columns], negated)
 
 
 def _ranked(

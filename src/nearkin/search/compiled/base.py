@@ -131,10 +131,10 @@ def dot(left, i, right, j, shift):
     """The product of two rows, each less `shift`, in float64."""
     total = 0.0
     if len(shift):
-        for k in range(left.shape[1]):
+        for k in range(U(left.shape[1])):
             total += (np.float64(left[i, k]) - shift[k]) * (np.float64(right[j, k]) - shift[k])
     else:
-        for k in range(left.shape[1]):
+        for k in range(U(left.shape[1])):
             total += np.float64(left[i, k]) * np.float64(right[j, k])
     return total
 

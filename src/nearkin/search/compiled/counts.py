@@ -35,28 +35,61 @@ def count(tile, q, g, goal, terms, own, turned):
     code, group, hot = g.code, g.group, g.hot
     shift, tie, squares, plain = terms.shift, terms.tie, terms.squares, terms.plain
     flat, steep, reach, bits = terms.flat, terms.steep, terms.reach, terms.bits
-    raw, up, down, low, high, sure = _room(
-        first, values, norms, lows, hots, flat, steep, tie, plain
-    )
+    low, high = _limits(first, values, norms, lows, hots, flat, steep, tie, plain)
+    sure = np.zeros(len(low), np.int64)
+    room = RUN * max(tile.shape)
+    who, what = np.empty(room, np.int32), np.empty(room, np.int32)
+    upper, lower = np.empty(room, np.float32), np.empty(room, np.float32)
+    outer = 0
+    while outer >= 0:
+        outer, waiting = _scan(
+            tile, outer, turned, first, lows, low, high, sure, weights, weight, cut, reach, bits,
+            plain, mine, groups, hots, code, group, who, what, upper, lower,
+        )  # fmt: skip
+        _settle(
+            waiting, who, what, upper, lower, first, values, low, high, sure, counts, flat, steep,
+            mine, groups, hots, code, group, hot, own, left, factors, norms, right, factor, norm,
+            half, shift, tie, squares,
+        )  # fmt: skip
+    for i in range(len(first) - 1):
+        if _few(first[i + 1] - first[i], hots):
+            before = 0
+            for at in range(first[i], first[i + 1]):
+                here = sure[at - first[0]]
+                counts[at] += here - before
+                before = here
+
+
+@numba.njit(nogil=True)
+def _scan(
+    tile, outer, turned, first, lows, low, high, sure, weights, weight, cut, reach, bits, plain,
+    mine, groups, hots, code, group, who, what, upper, lower,
+):  # fmt: skip
+    """Count what the bounds settle, from a row (or a strip of rows) on; and write down the pairs
+    that remain to be looked at, by their query and item, with the bounds of their similarity.
+
+    Returns (where to go on, -1 for nowhere; how many remain). They are handed on many at a time,
+    since a call counts references of all its arrays.
+    """
     queries, items = tile.shape[::-1] if turned else tile.shape
-    runs = (items + RUN - 1) // RUN
-    top = np.empty(queries, np.float32)
-    # Along the tile's rows either way.
-    for outer in range(runs if turned else queries):
+    runs, waiting = (items + RUN - 1) // RUN, 0
+    raw, top = np.empty(RUN, np.float32), np.empty(queries, np.float32)
+    # Entries are their own bounds under cosine.
+    up = raw if plain else np.empty(RUN, np.float32)
+    down = raw if plain else np.empty(RUN, np.float32)
+    outers, inners = (runs, queries) if turned else (queries, runs)
+    while outer < outers and waiting + inners * RUN <= len(who):
         if turned:
-            start, stop = outer * RUN, min(outer * RUN + RUN, items)
-            if plain:
-                _highest(tile, start, stop, bits, top)
-            else:
-                _highest_placed(tile, start, stop, bits, weights, weight, cut, reach, top)
-        for inner in range(queries if turned else runs):
+            _highest(
+                tile, outer * RUN, min(outer * RUN + RUN, items), bits, weights, weight, cut,
+                reach, plain, top,
+            )  # fmt: skip
+        for inner in range(inners):
             i, run = (inner, outer) if turned else (outer, inner)
             start, stop, least = run * RUN, min(run * RUN + RUN, items), lows[i]
-            if least == np.inf:
+            if least == np.inf or (turned and top[i] < least):
                 continue
             if turned:
-                if top[i] < least:
-                    continue
                 read_down(tile, i, start, stop, bits, raw)
             else:
                 if plain and not reaches(tile, i, start, stop, bits, least):
@@ -66,42 +99,65 @@ def count(tile, q, g, goal, terms, own, turned):
                 raw, stop - start, start, weights[i], weight, cut, reach, least, up, down
             ):
                 continue
-            begin, end, label, set_ = first[i], first[i + 1], mine[i], 0
-            if len(groups):
-                set_ = groups[i]
-            if _few(end - begin, hots):
-                at, kept = begin - first[0], end - begin
-                unsure = _tally(up, down, low, high, at, kept, sure)
-                if unsure or _kin(code, group, start, stop, label, set_):
-                    _mend(
-                        up, down, start, stop, low, high, begin, at, kept, sure, least, unsure,
-                        values, code, group, label, set_, left, i, factors[i], norms[i], right,
-                        factor, norm, half, shift, tie, squares,
-                    )  # fmt: skip
+            if _few(first[i + 1] - first[i], hots):
+                unsure = _tally(
+                    up, down, low, high, first[i] - first[0], first[i + 1] - first[0], sure
+                )
+                set_ = groups[i] if len(groups) else 0
+                if not unsure and not _kin(code, group, start, stop, mine[i], set_):
+                    continue
+                said = down
             else:
-                _one_by_one(
-                    raw, up, start, stop, begin, end, least, flat, steep, values, counts, code,
-                    group, label, set_, hots, hot, i + own, left, i, factors[i], norms[i], right,
-                    factor, norm, half, shift, tie, squares,
-                )  # fmt: skip
-    _add(first, hots, sure, counts)
+                said = raw
+            for k in range(stop - start):
+                if up[k] >= least:
+                    who[waiting], what[waiting] = i, start + k
+                    upper[waiting], lower[waiting] = up[k], said[k]
+                    waiting += 1
+        outer += 1
+    return outer if outer < outers else -1, waiting
 
 
 @numba.njit(nogil=True)
-def _room(first, values, norms, lows, hots, flat, steep, tie, plain):
-    """(raw, up, down, low, high, sure): room for a run, and for the thresholds of all queries:
-    their limits, and how many items surely reach each."""
-    raw = np.empty(RUN, np.float32)
-    # Entries are their own bounds under cosine.
-    up = raw if plain else np.empty(RUN, np.float32)
-    down = raw if plain else np.empty(RUN, np.float32)
-    room = first[-1] - first[0]
-    low, high = np.empty(room, np.float32), np.empty(room, np.float32)
-    for i in range(len(first) - 1):
-        kept = first[i + 1] - first[i]
-        if lows[i] != np.inf and _few(kept, hots):
-            _limits(values, first[i], kept, first[0], norms[i], flat, steep, tie, plain, low, high)
-    return raw, up, down, low, high, np.zeros(room, np.int64)
+def _settle(
+    waiting, who, what, upper, lower, first, values, low, high, sure, counts, flat, steep, mine,
+    groups, hots, code, group, hot, own, left, factors, norms, right, factor, norm, half, shift,
+    tie, squares,
+):  # fmt: skip
+    """Settle the pairs that remain, of different items in float64; items that are no different
+    ones are taken out of what was counted.
+
+    lower   of queries of many thresholds or labels, that are not counted before: the entry itself
+    """
+    for w in range(waiting):
+        i, j = np.int64(who[w]), np.int64(what[w])
+        begin, end, base = first[i], first[i + 1], first[0]
+        if hots.shape[1]:
+            kin = i + own == j or _share(hots, i, hot, j)
+        else:
+            kin = code[j] == mine[i]
+        kin |= len(group) > 0 and group[j] == groups[i]
+        if _few(end - begin, hots):
+            if kin:
+                for at in range(begin, end):
+                    sure[at - base] -= np.int64(lower[w] >= high[at - base])
+            elif _between(upper[w], lower[w], low, high, begin - base, end - base):
+                exact = dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
+                exact += half_tie(norms[i], norm[j], tie, squares)
+                for at in range(begin, end):
+                    sure[at - base] += np.int64(values[at] <= exact and lower[w] < high[at - base])
+        elif not kin:
+            v = np.float64(lower[w])
+            off, size = flat + steep * abs(v), norms[i] * norm[j]
+            own_tie = half_tie(norms[i], norm[j], tie, squares)
+            # Eight half ties are far more than what float64 rounds here.
+            above = _first_reached(values, begin, end, (v + off) * size - half[j] + 8 * own_tie)
+            below = _first_reached(values, above, end, (v - off) * size - half[j] - 8 * own_tie)
+            if above != below:
+                exact = dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
+                above = _first_reached(values, above, below, exact + own_tie)
+            if above < end:
+                counts[above] += 1
 
 
 @numba.njit(nogil=True)
@@ -111,65 +167,53 @@ def _few(kept, hots):
 
 
 @numba.njit(nogil=True)
-def _limits(values, begin, kept, base, norm, flat, steep, tie, plain, low, high):
-    """float32 that `up` must reach where a similarity may reach a value, and that `down` reaches
-    only where it does."""
-    for at in range(begin, begin + kept):
-        value = values[at]
-        if plain:
-            below, above = value - flat - 8 * tie, value + flat + 8 * tie
-            below /= 1 + np.copysign(steep, below)
-            above /= 1 - np.copysign(steep, above)
-            wide = 1e-6
-        else:
-            wide = 1e-6 * abs(value) + 1e-10 * norm * norm + 1e-30
-            below, above = value, value
-        low[at - base], high[at - base] = np.float32(below - wide), np.float32(above + wide)
-
-
-@numba.njit(nogil=True)
-def _add(first, hots, sure, counts):
-    """Items that reach each threshold and not the one before, from those that reach each."""
+def _limits(first, values, norms, lows, hots, flat, steep, tie, plain):
+    """(low, high) of all thresholds, float32: what `up` must reach where a similarity may reach
+    one, and what `down` reaches only where it does."""
+    base = first[0]
+    low, high = np.empty(first[-1] - base, np.float32), np.empty(first[-1] - base, np.float32)
     for i in range(len(first) - 1):
-        begin, end, before = first[i], first[i + 1], 0
-        if _few(end - begin, hots):
-            for at in range(begin, end):
-                here = sure[at - first[0]]
-                counts[at] += here - before
-                before = here
+        if lows[i] == np.inf or not _few(first[i + 1] - first[i], hots):
+            continue
+        for at in range(first[i], first[i + 1]):
+            value = values[at]
+            if plain:
+                below, above = value - flat - 8 * tie, value + flat + 8 * tie
+                below /= 1 + np.copysign(steep, below)
+                above /= 1 - np.copysign(steep, above)
+                wide = 1e-6
+            else:
+                wide = 1e-6 * abs(value) + 1e-10 * norms[i] * norms[i] + 1e-30
+                below, above = value, value
+            low[at - base], high[at - base] = np.float32(below - wide), np.float32(above + wide)
+    return low, high
 
 
 @helper
-def _highest(tile, start, stop, bits, top):
-    """The highest entry of each column of a strip of rows."""
-    for j in range(U(tile.shape[1])):
-        top[j] = number(tile[start, j], bits)
-    for k in range(start + 1, stop):
-        for j in range(U(tile.shape[1])):
-            top[j] = max(top[j], number(tile[k, j], bits))
-
-
-@helper
-def _highest_placed(tile, start, stop, bits, weights, weight, cuts, reach, top):
-    """The same of the upper bounds, as `place` computes them."""
+def _highest(tile, start, stop, bits, weights, weight, cuts, reach, plain, top):
+    """The highest upper bound, as `place` computes it, of each column of a strip of rows."""
     for j in range(U(tile.shape[1])):
         top[j] = -np.inf
     for k in range(start, stop):
-        item, cut = weight[k], cuts[k]
-        for j in range(U(tile.shape[1])):
-            upper = (number(tile[k, j], bits) + reach) * (weights[j] * item) - cut
-            top[j] = max(top[j], upper)
+        if plain:
+            for j in range(U(tile.shape[1])):
+                top[j] = max(top[j], number(tile[k, j], bits))
+        else:
+            item, cut = weight[k], cuts[k]
+            for j in range(U(tile.shape[1])):
+                upper = (number(tile[k, j], bits) + reach) * (weights[j] * item) - cut
+                top[j] = max(top[j], upper)
 
 
 @helper
-def _tally(up, down, low, high, at, kept, sure):
+def _tally(up, down, low, high, begin, end, sure):
     """Add how many surely reach each threshold; whether any may or may not.
 
     From the last threshold up: where nothing may reach one, nothing reaches those before it.
     """
     unsure = False
-    for back in range(kept):  # a range that descends would leave the vector units
-        p = at + kept - 1 - back
+    for back in range(1, end - begin + 1):  # a range that descends would leave the vector units
+        p = end - back
         may, does = np.float32(0), np.float32(0)
         least, most = low[p], high[p]
         for k in range(U(len(up))):
@@ -199,64 +243,12 @@ def _meets(codes, start, stop, code):
 
 
 @numba.njit(nogil=True)
-def _mend(
-    up, down, start, stop, low, high, begin, at, kept, sure, least, unsure, values, code, group,
-    label, set_, left, i, factor, norm, right, factors, norms, half, shift, tie, squares,
-):  # fmt: skip
-    """After `_tally`: take out items that are no different ones, settle in float64 the unsure."""
-    for k in range(stop - start):
-        if up[k] < least:
-            continue
-        j = start + k
-        if code[j] == label or (len(group) and group[j] == set_):
-            for p in range(kept):
-                sure[at + p] -= np.int64(down[k] >= high[at + p])
-        elif unsure and _between(up[k], down[k], low, high, at, kept):
-            exact = dot(left, i, right, j, shift) * factor * factors[j] - half[j]
-            exact += half_tie(norm, norms[j], tie, squares)
-            for p in range(kept):
-                sure[at + p] += np.int64(values[begin + p] <= exact and down[k] < high[at + p])
-
-
-@numba.njit(nogil=True)
-def _between(up, down, low, high, at, kept):
+def _between(upper, lower, low, high, begin, end):
     """Whether a threshold lies within the bounds of a similarity."""
     unsure = False
-    for p in range(at, at + kept):
-        unsure |= (up >= low[p]) & (down < high[p])
+    for p in range(begin, end):
+        unsure |= (upper >= low[p]) & (lower < high[p])
     return unsure
-
-
-@numba.njit(nogil=True)
-def _one_by_one(
-    raw, up, start, stop, begin, end, least, flat, steep, values, counts, code, group, label, set_,
-    hots, hot, own, left, i, factor, norm, right, factors, norms, half, shift, tie, squares,
-):  # fmt: skip
-    """Count the items of a run that may be near enough: those of many thresholds or labels."""
-    for k in range(stop - start):
-        if up[k] < least:
-            continue
-        j = start + k
-        if hots.shape[1]:
-            kin = own == j or _share(hots, i, hot, j)
-        else:
-            kin = code[j] == label
-        if kin or (len(group) and group[j] == set_):
-            continue
-        v = np.float64(raw[k])
-        off, size = flat + steep * abs(v), norm * norms[j]
-        # Eight half ties are far more than what float64 rounds here.
-        more = 8 * half_tie(norm, norms[j], tie, squares)
-        above = _first_reached(values, begin, end, (v + off) * size - half[j] + more)
-        if above == end:
-            continue
-        below = _first_reached(values, above, end, (v - off) * size - half[j] - more)
-        if above != below:
-            exact = dot(left, i, right, j, shift) * factor * factors[j] - half[j]
-            exact += half_tie(norm, norms[j], tie, squares)
-            above = _first_reached(values, above, below, exact)
-        if above < end:
-            counts[above] += 1
 
 
 @numba.njit(nogil=True)
