@@ -39,7 +39,7 @@ def counter(
 
 def seconds_an_open_pair(task: Retrieval, sides: Sides) -> float:
     """About what one comparison in float64 costs."""
-    return (3e-6 if usable(sides) is None else 3e-8) + 1.5e-10 * task.queries.dim
+    return (3e-6 if usable(sides) is None else 2e-7) + 1.5e-10 * task.queries.dim
 
 
 def _lows(sides: Sides, goal: Thresholds, bound: Bound) -> tuple[Tensor, float]:

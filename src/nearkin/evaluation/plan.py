@@ -18,7 +18,7 @@ from nearkin.search.side import HELD
 __all__ = ["Plan", "available", "plan_of", "replace"]
 
 # Nearest relevant items of a query, at most, where screening pays: with compiled loops, without.
-FEW, FEW_PLAIN = 128, 8
+FEW, FEW_PLAIN = 2048, 8
 SMALL = 1 << 27  # products of entries below which float64 takes no longer
 
 

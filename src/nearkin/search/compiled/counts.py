@@ -152,7 +152,7 @@ def _settle(
             own_tie = half_tie(norms[i], norm[j], tie, squares)
             # Eight half ties are far more than what float64 rounds here.
             above = _first_reached(values, begin, end, (v + off) * size - half[j] + 8 * own_tie)
-            below = _first_reached(values, above, end, (v - off) * size - half[j] - 8 * own_tie)
+            below = _first_from(values, above, end, (v - off) * size - half[j] - 8 * own_tie)
             if above != below:
                 exact = dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
                 above = _first_reached(values, above, below, exact + own_tie)
@@ -254,13 +254,22 @@ def _between(upper, lower, low, high, begin, end):
 @numba.njit(nogil=True)
 def _first_reached(values, start, stop, x):
     """The first of descending values[start:stop] that is <= x; `stop` for none."""
-    while start < stop:
-        middle = (start + stop) >> 1
-        if values[middle] <= x:
-            stop = middle
-        else:
-            start = middle + 1
+    left = stop - start
+    while left > 0:
+        step = (left + 1) >> 1
+        # No branch to be guessed: half of all guesses would be wrong.
+        start = start + step if values[start + step - 1] > x else start
+        left -= step
     return start
+
+
+@numba.njit(nogil=True)
+def _first_from(values, start, stop, x):
+    """The same where it is likely to be close to the start."""
+    near = min(start + 4, stop)
+    while start < near and values[start] > x:
+        start += 1
+    return start if start < near else _first_reached(values, start, stop, x)
 
 
 @numba.njit(nogil=True)

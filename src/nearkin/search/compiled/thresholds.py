@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from nearkin.search.compiled.base import dot, half_tie, jit
+
+SHIFTED = 64  # thresholds of a query that are put in order one by one; more are sorted
 
 
 @jit
@@ -17,8 +20,9 @@ def relevant(q, g, order, start, first, values, terms, own):
     shift, tie, squares = terms.shift, terms.tie, terms.squares
     left, factors, norms, labels, groups = q.source, q.factor, q.norm, q.code, q.group
     right, factor, norm, half, group = g.source, g.factor, g.norm, g.half, g.group
+    scratch = np.empty(_largest(labels, start, first), np.float64)
     for i in range(len(labels)):
-        begin, end = first[i], first[i]
+        begin, end, found = first[i], first[i], 0
         room = first[i + 1] - begin
         for place in range(start[labels[i]], start[labels[i] + 1]):
             j = order[place]
@@ -26,6 +30,10 @@ def relevant(q, g, order, start, first, values, terms, own):
                 continue
             value = dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
             value -= half_tie(norms[i], norm[j], tie, squares)
+            if room > SHIFTED:
+                scratch[found] = value
+                found += 1
+                continue
             if end - begin == room:
                 if value <= values[end - 1]:
                     continue
@@ -36,6 +44,20 @@ def relevant(q, g, order, start, first, values, terms, own):
                 at -= 1
             values[at] = value
             end += 1
+        if found:
+            ascending = np.sort(scratch[:found])
+            for place in range(room):
+                values[begin + place] = ascending[found - 1 - place]
+
+
+@numba.njit(nogil=True)
+def _largest(labels, start, first):
+    """The most relevant items of a query whose thresholds are sorted, at most."""
+    most = 0
+    for i in range(len(labels)):
+        if first[i + 1] - first[i] > SHIFTED:
+            most = max(most, start[labels[i] + 1] - start[labels[i]])
+    return most
 
 
 @jit
