@@ -38,7 +38,7 @@ def timed(name: str, work: Callable[[], Any]) -> Any:
 def main() -> None:
     rows, dims = (int(value) for value in (sys.argv[1:3] + ["60502", "512"][len(sys.argv[1:3]) :]))
     print(f"{rows} x {dims}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
-    few, labels = made(3000, dims, 2.0, 1)
+    few, labels = made(5000, dims, 2.0, 1)
     evaluation.evaluate(few, labels, metrics="map@r").wrong(1)
     evaluation.evaluate(few, labels, metrics="recall@1").wrong(1)
     z, labels = made(rows, dims, 2.0, 1)

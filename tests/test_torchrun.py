@@ -202,14 +202,17 @@ def test_when_one_process_fails_the_others_do_not_wait_for_ever(tmp_path):
     assert Path(tmp_path / "run" / "checkpoint" / "state.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("rows", "dim"), [(61, 5), (2600, 64)])  # by float64, and screened
-def test_two_processes_evaluate_as_one_and_one_of_them_speaks(tmp_path, rows, dim):
+@pytest.mark.parametrize(
+    ("rows", "dim", "classes"), [(61, 5, 9), (2600, 64, 650)], ids=("float64", "screened")
+)
+def test_two_processes_evaluate_as_one_and_one_of_them_speaks(tmp_path, rows, dim, classes):
     generator = np.random.default_rng(0)
     file = tmp_path / "rows.npz"
-    np.savez(file, embeddings=generator.normal(size=(rows, dim)), labels=np.arange(rows) % 9)
+    labels = np.arange(rows) % classes
+    np.savez(file, embeddings=generator.normal(size=(rows, dim)), labels=labels)
+    both = [started(tmp_path, processes, "evaluate", file, "--json") for processes in (1, 2)]
     said = []
-    for processes in (1, 2):
-        code, out, errors = ended(started(tmp_path, processes, "evaluate", file, "--json"))
+    for code, out, errors in map(ended, both):
         assert code == 0, errors
         said.append(json.loads(out))
     assert said[0] == said[1]

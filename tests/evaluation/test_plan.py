@@ -55,6 +55,14 @@ def test_the_memory_that_is_free_is_known_on_linux():
     assert free is None or free > 1 << 20
 
 
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    alone = plan.available()
+    if alone is None:
+        pytest.skip("this system does not say what is free")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert plan.available() < alone / 2
+
+
 def test_a_command_says_the_plan_and_too_little_memory(tmp_path, monkeypatch, capsys):
     from nearkin.cli import main
 

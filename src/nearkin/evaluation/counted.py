@@ -194,9 +194,12 @@ class Arrays:
 
 
 def thresholds(
-    task: Retrieval, sides: Sides, start: int, stop: int, depth: int, wanted: Tensor
+    task: Retrieval, sides: Sides, start: int, stop: int, depth: int, wanted: Tensor, large: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(first, values, relevant) as of `screened.Thresholds`, of queries with one label each."""
+    """(first, values, relevant) as of `screened.Thresholds`, of queries with one label each.
+
+    The values of queries with more than `large` items of their label are left open.
+    """
     made, relevance = loops.compiled(), task.relevance
     queries = Arrays(sides.queries, relevance.query, task, 0).part(slice(start, stop))
     gallery = Arrays(sides.gallery, relevance.gallery, task, 1).part(slice(0, len(task.gallery)))
@@ -212,7 +215,7 @@ def thresholds(
     first[1:] = relevant.clamp_max(depth).cumsum(0)
     values = torch.empty(int(first[-1]), dtype=torch.float64)
     terms = loops.terms_of(made, sides.queries, Bound(0.0, 0.0), 0.0)
-    made.relevant(queries, gallery, order, begin, first.numpy(), values.numpy(), terms, own)
+    made.relevant(queries, gallery, order, begin, first.numpy(), values.numpy(), terms, own, large)
     return first, values, relevant
 
 

@@ -96,9 +96,12 @@ def _tiles(task: Retrieval) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
 
 
 def thresholds_of(
-    task: Retrieval, rows: Tensor, negated: Tensor, most: int
+    task: Retrieval, rows: Tensor, negated: Tensor, most: int, depth: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Negated similarities to relevant items plus half a tie (B, P), ascending; how many (B,)."""
+    """Negated similarities to relevant items plus half a tie (B, P), ascending; how many (B,).
+
+    depth   only of the nearest ones, so many: P is no more
+    """
     found = torch.full(
         (len(rows), max(most, 1)), torch.inf, dtype=torch.float64, device=rows.device
     )
@@ -114,6 +117,8 @@ def thresholds_of(
         found[at, slot] = distance[at, column]
         relevant += here
     found = found[:, : max(int(relevant.max()), 1)]
+    if depth is not None and depth < found.shape[1]:
+        return found.topk(depth, dim=1, largest=False).values, relevant
     return found.sort(1).values, relevant
 
 

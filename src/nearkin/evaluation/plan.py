@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,7 +106,10 @@ def _fixed(task: Retrieval, screened: int, count: int, kept: int, dim: int) -> i
 
 
 def available() -> int | None:
-    """Bytes of main memory that are free, as the system and its limits say; None: unknown."""
+    """Bytes of main memory that are free, as the system and its limits say; None: unknown.
+
+    Processes that torchrun started on one machine have an equal share each.
+    """
     found = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -117,4 +121,9 @@ def available() -> int | None:
             found.append(int(limit) - used)
     except (OSError, ValueError):
         pass
-    return max(0, min(found)) if found else None
+    return max(0, min(found)) // _processes() if found else None
+
+
+def _processes() -> int:
+    said = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(said)) if said.isdigit() else 1

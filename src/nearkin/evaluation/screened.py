@@ -23,6 +23,7 @@ from nearkin.search.screen import Bound, bound_of
 from nearkin.search.side import Side
 from nearkin.search.tiles import Stripe, Threads, cut, pairs_of, stripes_of
 
+LARGE = 256  # relevant items of a query from which on products of blocks find them faster
 PANEL = 1 << 22  # thresholds of a pass, at most: 64 MiB with their counts
 SAMPLE = (64, 1024)  # queries and items that tell how much a precision leaves open
 
@@ -119,37 +120,51 @@ def _panels(task: Retrieval, span: slice, depth: int, wanted: Tensor) -> Iterato
 def thresholds(
     task: Retrieval, sides: Sides, start: int, stop: int, depth: int, wanted: Tensor
 ) -> Thresholds:
-    """The thresholds of queries start..stop; those that are not wanted have none."""
-    if counted.can_compile(task, sides):
-        return Thresholds(start, stop, *counted.thresholds(task, sides, start, stop, depth, wanted))
-    return Thresholds(start, stop, *_thresholds(task, start, stop, depth, wanted))
+    """The thresholds of queries start..stop; those that are not wanted have none.
 
-
-def _thresholds(
-    task: Retrieval, start: int, stop: int, depth: int, wanted: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(first, values, relevant) in plain torch, from float64 products of like queries."""
+    Where compiled loops may be used, these compare pair by pair, but for queries of large classes:
+    their many relevant items are products of blocks, as all are elsewhere.
+    """
     rows = torch.arange(start, stop, device=wanted.device)[wanted[start:stop]]
-    most = task.relevance.most_relevant()[rows]
-    order = torch.argsort(task.relevance.query.codes[rows], stable=True)
-    order = order[torch.argsort(most[order], stable=True)]
+    if counted.can_compile(task, sides):
+        made = counted.thresholds(task, sides, start, stop, depth, wanted, LARGE)
+        large = rows[task.relevance.most_relevant()[rows] > LARGE]
+        for at, similar, relevant in _by_products(task, large, depth):
+            _fill(made[0], made[1], at - start, similar, relevant)
+        return Thresholds(start, stop, *made)
     relevant = torch.zeros(stop - start, dtype=torch.int64, device=wanted.device)
-    found: list[tuple[Tensor, Tensor]] = []
-    for block in query_blocks(most[order].tolist(), queries=512):
-        at = rows[order[block]]
-        negated, here = thresholds_of(
-            task, at, -task.space.query(task.queries.block(at)), int(most[order[block]].max())
-        )
+    found = []
+    for at, similar, here in _by_products(task, rows, depth):
         relevant[at - start] = here
-        found.append((at - start, -negated[:, :depth]))
+        found.append((at - start, similar, here))
     first = torch.zeros(stop - start + 1, dtype=torch.int64, device=wanted.device)
     first[1:] = relevant.clamp_max(depth).cumsum(0)
     values = torch.empty(int(first[-1]), dtype=torch.float64, device=wanted.device)
-    for at, similar in found:
-        kept = torch.arange(similar.shape[1], device=at.device)[None] < relevant[at][:, None]
-        row, column = kept.nonzero(as_tuple=True)
-        values[first[at[row]] + column] = similar[row, column]
-    return first, values, relevant
+    for part in found:
+        _fill(first, values, *part)
+    return Thresholds(start, stop, first, values, relevant)
+
+
+def _by_products(
+    task: Retrieval, rows: Tensor, depth: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(queries (B,), their nearest relevant items (B, at most depth), how many they have (B,)):
+    similarities less half a tie, descending, from float64 products of like queries."""
+    most = task.relevance.most_relevant()[rows]
+    order = torch.argsort(task.relevance.query.codes[rows], stable=True)
+    order = order[torch.argsort(most[order], stable=True)]
+    for block in query_blocks(most[order].tolist(), queries=512):
+        at = rows[order[block]]
+        negated = -task.space.query(task.queries.block(at))
+        negated, here = thresholds_of(task, at, negated, int(most[order[block]].max()), depth)
+        yield at, -negated, here
+
+
+def _fill(first: Tensor, values: Tensor, at: Tensor, similar: Tensor, relevant: Tensor) -> None:
+    """Put what `_by_products` found for queries into their places among the values."""
+    kept = torch.arange(similar.shape[1], device=at.device)[None] < relevant[:, None]
+    row, column = kept.nonzero(as_tuple=True)
+    values[first[at[row]] + column] = similar[row, column]
 
 
 def count(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from nearkin.search.compiled.base import dot, half_tie, jit
@@ -11,22 +10,25 @@ SHIFTED = 64  # thresholds of a query that are put in order one by one; more are
 
 
 @jit
-def relevant(q, g, order, start, first, values, terms, own):
+def relevant(q, g, order, start, first, values, terms, own, large):
     """Thresholds of queries that have one label each: the nearest relevant items, less half a tie.
 
     order, start    gallery items by label, and where each label starts: (G,), (C + 1,)
     first           (B + 1,) where the values of each query go: as many as are kept
+    large           labels of more items are passed over
     """
     shift, tie, squares = terms.shift, terms.tie, terms.squares
     left, factors, norms, labels, groups = q.source, q.factor, q.norm, q.code, q.group
     right, factor, norm, half, group = g.source, g.factor, g.norm, g.half, g.group
-    scratch = np.empty(_largest(labels, start, first), np.float64)
+    scratch = np.empty(large, np.float64)
     for i in range(len(labels)):
         begin, end, found = first[i], first[i], 0
-        room = first[i + 1] - begin
-        for place in range(start[labels[i]], start[labels[i] + 1]):
+        room, label = first[i + 1] - begin, labels[i]
+        if room == 0 or start[label + 1] - start[label] > large:
+            continue
+        for place in range(start[label], start[label + 1]):
             j = order[place]
-            if room == 0 or i + own == j or (len(groups) and groups[i] == group[j]):
+            if i + own == j or (len(groups) and groups[i] == group[j]):
                 continue
             value = dot(left, i, right, j, shift) * factors[i] * factor[j] - half[j]
             value -= half_tie(norms[i], norm[j], tie, squares)
@@ -48,16 +50,6 @@ def relevant(q, g, order, start, first, values, terms, own):
             ascending = np.sort(scratch[:found])
             for place in range(room):
                 values[begin + place] = ascending[found - 1 - place]
-
-
-@numba.njit(nogil=True)
-def _largest(labels, start, first):
-    """The most relevant items of a query whose thresholds are sorted, at most."""
-    most = 0
-    for i in range(len(labels)):
-        if first[i + 1] - first[i] > SHIFTED:
-            most = max(most, start[labels[i] + 1] - start[labels[i]])
-    return most
 
 
 @jit
