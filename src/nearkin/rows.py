@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 2048  # rows converted to float64 at a time
+CHECKED = 1 << 17  # entries that are looked at together when rows are checked: 1 MiB
 
 
 class Rows:
@@ -70,7 +71,12 @@ class Rows:
 
     def _checked(self, name: str) -> float:
         """The largest absolute entry; raises where one is not finite."""
-        peaks = torch.cat([block.abs().amax(1).cpu() for block in self.blocks()])
+        # Written to one tensor: small ones kept between blocks would keep these from being freed.
+        peaks = torch.empty(len(self), dtype=torch.float64)
+        size = max(16, CHECKED // self.dim)
+        for start in range(0, len(self), size):
+            block = self.block(slice(start, start + size))
+            peaks[start : start + size] = block.abs().amax(1)
         broken = (~peaks.isfinite()).nonzero()[:, 0]
         if len(broken):
             raise ValueError(
