@@ -25,7 +25,7 @@ from nearkin.search.tiles import Stripe, Threads, cut, pairs_of, stripes_of
 
 LARGE = 256  # relevant items of a query from which on products of blocks find them faster
 PANEL = 1 << 22  # thresholds of a pass, at most: 64 MiB with their counts
-SAMPLE = (64, 1024)  # queries and items that tell how much a precision leaves open
+SAMPLE = (48, 512)  # queries and items that tell how much a precision leaves open
 
 Told = Callable[[int, int], None]
 
