@@ -328,3 +328,18 @@ def test_floors_of_pictures_are_refused(bad, tmp_path):
     split = np.repeat([0, 2], 15)
     np.savez(tmp_path / "p.npz", images=pixels, labels=np.arange(30) // 5, split=split)
     bad("evaluate", "p.npz", "--floors", says=r"inputs of shape \(1, 8, 8\); floors are of flat")
+
+
+def test_what_is_hardly_meant_is_said_beside_the_result(vectors, call):
+    code, out, err = call("evaluate", vectors(group=np.arange(40) % 2), "--json")
+    assert code == 0
+    assert json.loads(out)["queries"] == 40
+    assert "the array 'group' is not read; is 'groups' meant?" in err
+    code, _, err = call("evaluate", vectors(embeddings=np.ones((40, 4))))
+    assert code == 0
+    assert "all 40 rows are equal: the embedding has collapsed to one point" in err
+    assert call("evaluate", vectors(remarks=np.arange(3)))[2] == ""
+
+
+def test_metrics_without_a_name_are_refused(vectors, bad):
+    bad("evaluate", vectors(), "--metrics", " ,", says="--metrics names none")

@@ -84,6 +84,8 @@ def evaluate(
     asked = Asked(detail.known_over(over), detail.given_gains(gains))
     see_own_code(trust_code)
     wanted = [name for part in metrics or [] for name in part.split(",") if name.strip()]
+    if metrics and not wanted:
+        raise ValueError("--metrics names none; give some, such as recall@1,map@r")
     with shown() as reporter, processes():
         told = {
             "progress": reporter.embedded,

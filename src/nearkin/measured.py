@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ GALLERY_NEEDS = {
     "gallery_groups": ("gallery_embeddings", "groups"),
     "gallery_super_labels": ("gallery_embeddings", "super_labels"),
 }
+
+FITTED = tuple(f"{part}_{name}" for part in ("train", "validation") for name in HELD[:2])
+READ = ("embeddings", "labels", "groups", "super_labels", "ids", "gallery_embeddings")
+READ = (*READ, *GALLERY_NEEDS, *FITTED)
+TOGETHER = 1024  # rows that are looked at together
 
 Progress = Callable[[int, int], None]
 
@@ -178,6 +184,7 @@ def _of_file(
         _check_pairs(held)
         asked.ids = _ids(held)
         graded = asked.graded(*(held.get(name) for name in ABOVE))
+        say = watch.say
         for closeness in closenesses:
             result = evaluate(
                 held["embeddings"],
@@ -204,7 +211,20 @@ def _of_file(
             said["floors"] = floors(splits.train, splits.validation, splits.test, metrics, 0)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    for remark in _doubts(held) if say is not None else ():
+        say(f"{path}: {remark}")
     return said
+
+
+def _doubts(held: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What is no error, and hardly meant."""
+    for name in sorted(set(held) - set(READ)):
+        if meant := get_close_matches(name, READ, 1, 0.8):
+            yield f"the array {name!r} is not read; is {meant[0]!r} meant?"
+    z = held["embeddings"]
+    blocks = (z[start : start + TOGETHER] for start in range(0, len(z), TOGETHER))
+    if all((block == z[0]).all() for block in blocks):
+        yield f"all {len(z)} rows are equal: the embedding has collapsed to one point"
 
 
 def _of_features(
