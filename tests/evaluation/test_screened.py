@@ -239,6 +239,29 @@ def test_thresholds_beyond_those_counted_together(forced):
     check_agreement(slowly(z, y), z, y)
 
 
+def test_many_thresholds_are_sorted(forced):
+    """More of them than are put in order one by one; cut off, too."""
+    generator = np.random.default_rng(2)
+    z, y = generator.standard_normal((240, 4)), generator.integers(0, 3, 240)
+    ranks = slowly(z, y)
+    check_agreement(ranks, z, y)
+    check_agreement(ranks, z, y, metrics=("map@70", "precision@3", "mrr"))
+
+
+@pytest.mark.parametrize("closeness", CLOSENESS)
+def test_thresholds_of_large_classes_come_from_products(forced, monkeypatch, closeness):
+    monkeypatch.setattr(screened, "LARGE", 8)
+    generator = np.random.default_rng(3)
+    y = np.concatenate([np.zeros(30, int), generator.integers(1, 12, 50)])
+    z = generator.standard_normal((80, 4))
+    groups = generator.integers(0, 4, 80)
+    for metrics in (ALL, ("recall@1", "map@3")):
+        ranks = slowly(z, y, closeness=closeness)
+        check_agreement(ranks, z, y, closeness=closeness, metrics=metrics)
+        ranks = slowly(z, y, closeness=closeness, groups=(groups, groups))
+        check_agreement(ranks, z, y, closeness=closeness, exclude=groups, metrics=metrics)
+
+
 def test_classes_too_large_for_a_screen_are_compared_in_float64(forced, monkeypatch):
     monkeypatch.setattr(plan, "FEW", 6)
     generator = np.random.default_rng(0)
