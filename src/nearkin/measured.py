@@ -211,8 +211,9 @@ def _of_file(
             said["floors"] = floors(splits.train, splits.validation, splits.test, metrics, 0)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    for remark in _doubts(held) if say is not None else ():
-        say(f"{path}: {remark}")
+    if say is not None:
+        for remark in _doubts(held):
+            say(f"{path}: {remark}")
     return said
 
 
