@@ -3,26 +3,44 @@ a few passes over its similarities and a few matrices of memory. Imports torch o
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 _AS_IS = nullcontext()
+_NO_SKIP = torch.empty(1, 0, dtype=torch.int64)
+HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
 # (A, R) similarities -> a value, 0-dim or (A,), and (A, R) its slope: row i of the slope is the
 # derivative of entry i of the value, or of the one value. Called without gradients.
 Rest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# (B, R), the rows named of a matrix (A, R), is changed in place: the number given stands in all
-# places but those that count.
-Keep = Callable[[Tensor, slice, float], Tensor]
+
+class Keep(NamedTuple):
+    """Which entries of a matrix (A, R) count.
+
+    fill   (B, R), the rows named, is changed in place: the number given stands in all places but
+           those that count
+    skip   (A, K) int64: where these are all but a few of each row, the columns of the few
+    """
+
+    fill: Callable[[Tensor, slice, float], Tensor]
+    skip: Tensor | None = None
+
+    def __call__(self, x: Tensor, part: slice, by: float) -> Tensor:
+        """x (B, R), the rows `part`, after `fill`."""
+        return self.fill(x, part, by)
 
 
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,6 +69,20 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
     """Full precision. Leaving autocast costs as much as a small product, and most steps are not
     under it."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _AS_IS
+
+
+@lru_cache(maxsize=1)
+def _passes() -> Any:
+    """The passes compiled by numba; None without it (extra `fast`)."""
+    found = importlib.util.find_spec("numba") is not None
+    return importlib.import_module("nearkin.passes") if found else None
+
+
+def compiled(x: Tensor) -> Any:
+    """The compiled passes where they serve a matrix like this; else None, and plain torch gives the
+    same."""
+    served = x.device.type == "cpu" and x.dtype == torch.float32
+    return _passes() if served and not torch.compiler.is_compiling() else None
 
 
 class Positives(NamedTuple):
@@ -92,6 +124,8 @@ def mates_of(label: Tensor) -> Positives:
     itself. Without a mask (N, N); memory O(N·P)."""
     if not len(label):
         return positives_of(label.new_empty(0, 0, dtype=torch.bool))
+    if label.device.type == "cpu" and _passes() and not torch.compiler.is_compiling():
+        return _mates(label)
     ordered, order = label.sort(stable=True)
     first = int(torch.count_nonzero(ordered == ordered[0]))  # of one class
     # Balanced batches are the usual ones, and take a few operations.
@@ -119,27 +153,55 @@ def mates_of(label: Tensor) -> Positives:
     return Positives(filled.mul_(valid), valid, count, int(count.sum()))
 
 
-def split(similarity: Tensor, positives: Positives, rest: Rest) -> tuple[Tensor, Tensor]:
-    """(A, P) the positives' similarities, and the value of `rest` over all of them.
+def _mates(label: Tensor) -> Positives:
+    """As `mates_of`, compiled."""
+    own = label.detach().numpy()
+    order = own.argsort(kind="stable")
+    most, pairs, full = _passes().classes_of(own, order)
+    columns = label.new_zeros(len(own), max(most - 1, 0), dtype=torch.int64)
+    valid = torch.zeros_like(columns[:0] if full else columns, dtype=torch.bool)
+    count = torch.empty_like(label, dtype=torch.int64)
+    _passes().mates(own, order, columns.numpy(), valid.numpy(), count.numpy())
+    return Positives(columns, None if full else valid, count, pairs)
 
-    One (A, R) matrix, the slope, is kept for the gradient, which is found in one pass.
+
+def split(
+    similarity: Tensor, positives: Positives, rest: Rest, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(A, P) scale times the positives' similarities, and the value of `rest` over all of them.
+
+    One (A, R) matrix, the slope, is kept for the gradient, which is found in one pass. Of the
+    products of rows with themselves it goes to the rows at once.
     """
-    own, value = _Split.apply(similarity, positives.columns, rest, 1.0)  # type: ignore[misc]
-    return own, value
+    return _split(similarity, positives.columns, rest, scale)
 
 
 def known(similarity: Tensor, rest: Rest) -> Tensor:
     """The value of `rest`, its gradient the slope that `rest` gives with it."""
-    return _Split.apply(similarity, None, rest, 1.0)[1]  # type: ignore[index]
+    return _split(similarity, None, rest, 1.0)[1]
+
+
+def _split(s: Tensor, columns: Tensor | None, rest: Rest, scale: float) -> tuple[Tensor, Tensor]:
+    source, rows, length = getattr(s, "square_of", (s, None, None))
+    return _Split.apply(  # type: ignore[return-value]
+        source, s.detach(), rows, length, columns, rest, scale
+    )
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, similarity: Tensor, columns: Tensor | None, rest: Rest, scale: float
+        ctx: FunctionCtx,
+        source: Tensor,
+        similarity: Tensor,
+        rows: Tensor | None,
+        length: Tensor | None,
+        columns: Tensor | None,
+        rest: Rest,
+        scale: float,
     ) -> tuple[Tensor, Tensor]:
         value, slope = rest(similarity)
-        ctx.save_for_backward(columns, slope)  # type: ignore[arg-type]
+        ctx.save_for_backward(columns, slope, rows, length)  # type: ignore[arg-type]
         ctx.scale = scale  # type: ignore[attr-defined]
         if columns is None:
             return similarity.new_zeros(()), value
@@ -149,12 +211,33 @@ class _Split(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: FunctionCtx, to_own: Tensor, to_value: Tensor) -> tuple[Tensor | None, ...]:
-        columns, slope = ctx.saved_tensors  # type: ignore[attr-defined]
-        slope = slope * (to_value[:, None] if to_value.ndim else to_value)
-        if columns is not None:
-            scale = ctx.scale  # type: ignore[attr-defined]
-            slope.scatter_add_(1, columns, to_own if scale == 1 else to_own * scale)
-        return slope, None, None, None
+        columns, slope, rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale = ctx.scale  # type: ignore[attr-defined]
+        to_own = to_own if scale == 1 else to_own * scale
+        nothing = (None,) * 6
+        if rows is None:
+            return weighted(slope, to_value, columns, to_own), *nothing
+        if passes := compiled(slope):
+            both = torch.empty_like(slope)
+            few, own = (_NO_SKIP, slope[:1, :0]) if columns is None else (columns, to_own)
+            passes.both_ways(
+                slope.numpy(),
+                to_value.reshape(-1).contiguous().numpy(),
+                few.numpy(),
+                own.contiguous().numpy(),
+                both.numpy(),
+            )
+        else:
+            both = both_ways(weighted(slope, to_value, columns, to_own))
+        return to_source(both, rows, length), *nothing
+
+
+def weighted(
+    slope: Tensor, to_value: Tensor, columns: Tensor | None, to_own: Tensor
+) -> Tensor:
+    """(A, R): the slope, each row times that of its value, and what goes to `columns` (A, P)."""
+    slope = slope * (to_value[:, None] if to_value.ndim else to_value)
+    return slope if columns is None else slope.scatter_add_(1, columns, to_own)
 
 
 def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -170,7 +253,17 @@ def masked(mask: Tensor) -> Keep:
     def keep(x: Tensor, part: slice, by: float) -> Tensor:
         return torch.where(mask[part], x, x.new_full((), by), out=x)
 
-    return keep
+    return Keep(keep)
+
+
+def for_passes(s: Tensor, keep: Keep) -> tuple[Any, Any, Tensor]:
+    """What compiled passes read, and the slope (A, R) that they fill: see `passes`."""
+    slope = torch.empty_like(s, memory_format=torch.contiguous_format)
+    if keep.skip is not None:
+        return s.contiguous().numpy(), keep.skip.numpy(), slope
+    for part in in_blocks(s.shape):
+        keep(slope[part].copy_(s[part]), part, -torch.inf)
+    return slope.numpy(), _NO_SKIP.expand(len(s), 0).numpy(), slope
 
 
 def split_log_sum_exp(
@@ -180,15 +273,19 @@ def split_log_sum_exp(
     of a row. A scale that is a tensor gets its gradient."""
     if isinstance(scale, Tensor):
         return split(scale * similarity, positives, log_sum_exp(keep))
-    rest = log_sum_exp(keep, scale)
-    return _Split.apply(similarity, positives.columns, rest, scale)  # type: ignore[return-value]
+    return split(similarity, positives, log_sum_exp(keep, scale), scale)
 
 
 def log_sum_exp(keep: Keep, scale: float = 1.0) -> Rest:
     """(A,): log Σ_kept exp(scale·s), -inf with slope 0 where nothing is kept of a row."""
 
     def rest(s: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = s.new_empty(len(s)), torch.empty_like(s)
+        value = s.new_empty(len(s))
+        if (passes := compiled(s)) and scale > 0:
+            source, skip, slope = for_passes(s, keep)
+            passes.log_sum_exp(source, skip, slope.numpy(), np.float32(scale), value.numpy())
+            return value, slope
+        slope = torch.empty_like(s)
         for part in in_blocks(s.shape):
             e = keep(slope[part].copy_(s[part]), part, -torch.inf)
             value[part] = log_sum_exp_(e, scale)
@@ -226,23 +323,48 @@ class _Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, source: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, length)  # type: ignore[arg-type]
-        return rows @ rows.T
+        return _with_itself(rows)
 
     @staticmethod
     @once
     def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
         rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
-        # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
-        to_rows = slope.T.contiguous().add_(slope) @ rows
-        if length is not None:
-            along_sphere(to_rows, rows, length, to_rows)
-        return to_rows, None, None
+        return to_source(both_ways(slope), rows, length), None, None
+
+
+def both_ways(slope: Tensor) -> Tensor:
+    """(N, N) slope + slopeᵀ."""
+    # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
+    return slope.T.contiguous().add_(slope)
+
+
+def to_source(slope: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
+    """(N, D): the slope to what rows were made of, from that to their products (N, N), both ways."""
+    to_rows = slope @ rows
+    return to_rows if length is None else along_sphere(to_rows, rows, length, to_rows)
+
+
+def _with_itself(rows: Tensor) -> Tensor:
+    """(N, N) rows·rowsᵀ, exactly symmetric: on a CPU only the blocks on and below the diagonal are
+    products, where that is faster."""
+    n, dim = rows.shape
+    if n < HALVED or dim < HALVED or rows.device.type != "cpu":
+        return rows @ rows.T
+    found, step = rows.new_empty(n, n), max(n // 8, HALVED // 2)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        torch.mm(rows[start:stop], rows[:stop].T, out=found[start:stop, :stop])
+        if start:
+            found[:start, start:stop].copy_(found[start:stop, :start].T)
+    return found
 
 
 def gram(rows: Tensor) -> Tensor:
     """(N, N) rows·rowsᵀ; two matrix products in all, where autograd takes three."""
-    source, length = made_of(rows)
-    return _Square.apply(source, rows.detach(), length)  # type: ignore[return-value]
+    (source, length), rows = made_of(rows), rows.detach()
+    square = _Square.apply(source, rows, length)
+    square.square_of = source, rows, length  # type: ignore[attr-defined]
+    return square  # type: ignore[return-value]
 
 
 def picked(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -293,6 +415,10 @@ def made_of(rows: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Tensor:
     """(N, D) into `out`, which may be `slope`: the slope to what unit rows were made of."""
+    passes = compiled(out)
+    if passes and out is slope and rows.is_contiguous() and out.is_contiguous():
+        passes.along_sphere(out.numpy(), rows.numpy(), length.numpy())
+        return out
     for part in in_blocks(slope.shape):
         s, r = slope[part], rows[part]
         along = (s * r).sum(1, keepdim=True)
@@ -302,12 +428,20 @@ def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Te
 
 def have_directions(length: Tensor, dim: int) -> bool:
     """Whether rows of these lengths (N, 1) are far from where squares under- or overflow."""
-    limits = torch.finfo(length.dtype)
-    shortest, longest = map(float, length.aminmax()) if len(length) else (1.0, 1.0)
+    return not len(length) or _far_from_limits(*map(float, length.aminmax()), dim, length.dtype)
+
+
+def _far_from_limits(shortest: float, longest: float, dim: int, dtype: torch.dtype) -> bool:
+    limits = torch.finfo(dtype)
     return limits.tiny**0.5 / limits.eps < shortest <= longest < limits.max**0.5 / dim
 
 
 def _directions(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    if (passes := compiled(x)) and len(x) and x.is_contiguous():
+        rows, length = torch.empty_like(x), x.new_empty(len(x), 1)
+        ends = passes.unit(x.numpy(), rows.numpy(), length.numpy())
+        if _far_from_limits(*ends, x.shape[1], x.dtype):
+            return rows, length, None
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     limits = torch.finfo(x.dtype)
     if have_directions(length, x.shape[1]):

@@ -4,21 +4,21 @@ Mining, which chooses triplets for any loss, stands elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearkin.closed import distance_slope, in_blocks, known
+from nearkin.closed import compiled, distance_slope, for_passes, in_blocks, known
 from nearkin.core import Comparison, Terms, home
 from nearkin.ranks import ladder, ranks_by_class
 from nearkin.reduce import mean, not_negative, positive, ratio, softplus
 
 PASSES = 64  # positives an anchor up to which a pass each is faster than a search among them
+COMPILED = 256  # the same of compiled passes
 COPY = 0.9999  # similarity from which on a positive is taken for a copy of the anchor
 
-# Any shape: similarities -> distances, and their slopes.
-Measure = Callable[[Tensor], tuple[Tensor, Tensor | float]]
 # (B, P) distances of the positives of some anchors, lowest where there is none, and (B, R) those of
 # the negatives, largest where the pair is none -> the sum over triplets, by how much it grows with
 # each positive (B, P), and by how much it falls with each negative (B, R).
@@ -45,7 +45,7 @@ def triplet(c: Comparison, *, margin: float = 0.2) -> Terms:
     ValueError where closeness is no distance.
     """
     not_negative(margin=margin)
-    total, violated = over_triplets(c, plain(c.distance_of), hinges, margin)
+    total, violated = over_triplets(c, Measure(c.distance_of), hinges, margin)
     return _joint(ratio(total, violated.sum(dtype=torch.float64)), c)
 
 
@@ -65,7 +65,7 @@ def triplet_soft_margin(c: Comparison) -> Terms:
     Memory O(A·R), time O(A·R·P) for P positives an anchor. Raises ValueError where closeness is no
     distance.
     """
-    total, _ = over_triplets(c, plain(c.distance_of), soft_margins)
+    total, _ = over_triplets(c, Measure(c.distance_of), soft_margins)
     return _joint(ratio(total, triplets(c)), c)
 
 
@@ -208,7 +208,7 @@ def quadruplet(c: Comparison, *, margin: float = 1.0, second_margin: float = 0.5
     s = c.square().similarity
     with torch.no_grad():
         many, tuples = triplets(c).clamp_min(1), quadruplets(c)
-        total, slope, _ = scored_triplets(c, squared(c.distance_of), hinges, margin)
+        total, slope, _ = scored_triplets(c, Measure(c.distance_of, squared=True), hinges, margin)
         # Without tuples its slopes would cancel, but only after they were rounded.
         if tuples > 0:
             each = many / tuples.double()
@@ -220,19 +220,16 @@ def _joint(value: Tensor, c: Comparison) -> Terms:
     return Terms(other={"joint": value.to(c.similarity.dtype)})
 
 
-def plain(distance_of: Callable[[Tensor], Tensor]) -> Measure:
-    """Distances as they are."""
+@dataclass(frozen=True)
+class Measure:
+    """Any shape: similarities -> their distances by `distance_of`, perhaps squared, and slopes."""
 
-    def measure(s: Tensor) -> tuple[Tensor, Tensor]:
-        d = distance_of(s)
-        return d, distance_slope(d)
+    distance_of: Callable[[Tensor], Tensor]
+    squared: bool = False
 
-    return measure
-
-
-def squared(distance_of: Callable[[Tensor], Tensor]) -> Measure:
-    """Squared distances, 2 - 2s."""
-    return lambda s: (distance_of(s).square(), -2.0)
+    def __call__(self, s: Tensor) -> tuple[Tensor, Tensor | float]:
+        d = self.distance_of(s)
+        return (d.square(), -2.0) if self.squared else (d, distance_slope(d))
 
 
 def triplets(c: Comparison) -> Tensor:
@@ -258,10 +255,15 @@ def scored_triplets(
     the distances of positives (A, P). No gradient."""
     s, positives = c.similarity, c.positives
     limits = torch.finfo(s.dtype)
-    own, _ = measure(s.gather(1, positives.columns))
+    own, per_own = measure(s.gather(1, positives.columns))
     near = positives.fill(own + margin, limits.min)
-    grows, slope = torch.empty_like(near), torch.empty_like(s)
-    total = s.new_zeros((), dtype=torch.float64)
+    grows = torch.empty_like(near)
+    if score is hinges and near.shape[1] <= COMPILED and (passes := compiled(s)):
+        source, skip, slope = for_passes(s, c.keep_different)
+        given = slope.numpy(), near.numpy(), measure.squared, grows.numpy()
+        total = s.new_tensor(passes.triplet_hinges(source, skip, *given), dtype=torch.float64)
+        return total, slope.scatter_add_(1, positives.columns, grows * per_own), grows
+    slope, total = torch.empty_like(s), s.new_zeros((), dtype=torch.float64)
     for part in in_blocks(s.shape):
         d, per_s = measure(s[part])
         far = c.keep_different(d.clone(), part, limits.max)
