@@ -20,6 +20,8 @@ LAYERS = {
     "archives": 1,
     "boxes": 1,
     "cache": 1,
+    "jit": 1,
+    "passes": 1,  # closed finds them by name where numba is installed
     "checkpoint": 1,
     "checks": 1,
     "compare": 1,
@@ -93,6 +95,8 @@ BESIDE = {
     "core": {"closed"},
     "blocked": {"closed"},
     "reduce": {"blocked", "closed", "core"},
+    "jit": {"cache"},
+    "passes": {"jit"},
     "augment": {"runtime"},
     "pixels": {"boxes", "cache"},
     "whitening": {"inputs"},

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 _AS_IS = nullcontext()
 _NO_SKIP = torch.empty(1, 0, dtype=torch.int64)
 HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
+SPARSE = 16  # entries of a row up to which their products are made one by one
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
 # (A, R) similarities -> a value, 0-dim or (A,), and (A, R) its slope: row i of the slope is the
@@ -176,13 +176,60 @@ def split(
     return _split(similarity, positives.columns, rest, scale)
 
 
+def square_of(similarity: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What `gram` made a matrix of: the source, the rows and their lengths; the matrix itself and
+    twice None where it is none, and where somebody looks at its own gradient."""
+    looked_at = similarity.is_leaf or similarity.retains_grad or similarity._backward_hooks
+    found = None if looked_at else getattr(similarity, "square_of", None)
+    return found or (similarity, None, None)
+
+
+def gathered(similarity: Tensor, columns: Tensor) -> Tensor:
+    """(A, K) the entries at `columns` (A, K). Of the products of rows with themselves the gradient
+    goes to the rows at once, in time O(A·K·D): no matrix (A, R) of zeros is made for it."""
+    source, rows, length = square_of(similarity)
+    if rows is None or columns.shape[1] > SPARSE:
+        return similarity.gather(1, columns)
+    return _Gathered.apply(source, similarity.detach(), rows, length, columns)  # type: ignore[return-value]
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        source: Tensor,
+        similarity: Tensor,
+        rows: Tensor,
+        length: Tensor | None,
+        columns: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(columns, rows, length)  # type: ignore[arg-type]
+        return similarity.gather(1, columns)
+
+    @staticmethod
+    @once
+    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        columns, rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
+        to_rows = torch.zeros_like(rows)
+        if passes := compiled(rows):
+            given = slope.contiguous().numpy(), columns.contiguous().numpy(), rows.numpy()
+            passes.sparse_products(*given, to_rows.numpy())
+        else:
+            for column, weight in zip(columns.unbind(1), slope[:, :, None].unbind(1), strict=True):
+                to_rows.addcmul_(rows.index_select(0, column), weight)
+                to_rows.index_add_(0, column, rows * weight)
+        if length is not None:
+            along_sphere(to_rows, rows, length, to_rows)
+        return to_rows, None, None, None, None
+
+
 def known(similarity: Tensor, rest: Rest) -> Tensor:
     """The value of `rest`, its gradient the slope that `rest` gives with it."""
     return _split(similarity, None, rest, 1.0)[1]
 
 
 def _split(s: Tensor, columns: Tensor | None, rest: Rest, scale: float) -> tuple[Tensor, Tensor]:
-    source, rows, length = getattr(s, "square_of", (s, None, None))
+    source, rows, length = square_of(s)
     return _Split.apply(  # type: ignore[return-value]
         source, s.detach(), rows, length, columns, rest, scale
     )
@@ -232,9 +279,7 @@ class _Split(torch.autograd.Function):
         return to_source(both, rows, length), *nothing
 
 
-def weighted(
-    slope: Tensor, to_value: Tensor, columns: Tensor | None, to_own: Tensor
-) -> Tensor:
+def weighted(slope: Tensor, to_value: Tensor, columns: Tensor | None, to_own: Tensor) -> Tensor:
     """(A, R): the slope, each row times that of its value, and what goes to `columns` (A, P)."""
     slope = slope * (to_value[:, None] if to_value.ndim else to_value)
     return slope if columns is None else slope.scatter_add_(1, columns, to_own)
@@ -254,6 +299,25 @@ def masked(mask: Tensor) -> Keep:
         return torch.where(mask[part], x, x.new_full((), by), out=x)
 
     return Keep(keep)
+
+
+def nearest_below(s: Tensor, keep: Keep, limit: Tensor, strictly: bool) -> Tensor:
+    """(A, P) int64: the kept column that is most similar among those at most (`strictly`: below)
+    each limit (A, P), the first of equal ones; -1 where there is none. No gradient."""
+    columns = torch.empty(limit.shape, dtype=torch.int64, device=s.device)
+    if passes := compiled(s):
+        source, skip, _ = for_passes(s, keep)
+        passes.nearest_below(source, skip, limit.contiguous().numpy(), strictly, columns.numpy())
+        return columns
+    if not s.shape[1]:
+        return columns.fill_(-1)
+    for part in in_blocks(s.shape):
+        x = keep(s[part].clone(), part, -torch.inf)
+        for p in range(limit.shape[1]):
+            most = limit[part, p : p + 1]
+            top, column = torch.where(x < most if strictly else x <= most, x, -torch.inf).max(1)
+            columns[part, p] = torch.where(top > -torch.inf, column, -1)
+    return columns
 
 
 def for_passes(s: Tensor, keep: Keep) -> tuple[Any, Any, Tensor]:
@@ -283,7 +347,7 @@ def log_sum_exp(keep: Keep, scale: float = 1.0) -> Rest:
         value = s.new_empty(len(s))
         if (passes := compiled(s)) and scale > 0:
             source, skip, slope = for_passes(s, keep)
-            passes.log_sum_exp(source, skip, slope.numpy(), np.float32(scale), value.numpy())
+            passes.log_sum_exp(source, skip, slope.numpy(), float(scale), value.numpy())
             return value, slope
         slope = torch.empty_like(s)
         for part in in_blocks(s.shape):
@@ -339,7 +403,7 @@ def both_ways(slope: Tensor) -> Tensor:
 
 
 def to_source(slope: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
-    """(N, D): the slope to what rows were made of, from that to their products (N, N), both ways."""
+    """(N, D): the slope to what rows were made of, by that to their products (N, N), both ways."""
     to_rows = slope @ rows
     return to_rows if length is None else along_sphere(to_rows, rows, length, to_rows)
 

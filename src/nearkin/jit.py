@@ -12,14 +12,17 @@ import numba
 from nearkin.cache import cache_folder
 from nearkin.core import warn_once
 
+# A division by 0 is infinite, as in numpy: asking costs a branch, and raises in plain loops.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled when first called, and kept in nearkin's own cache folder where it can be."""
-    uncached = numba.njit(nogil=True)(function)
+    uncached = numba.njit(**_OPTIONS)(function)
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     try:
         numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
-        cached = numba.njit(nogil=True, cache=True)(function)
+        cached = numba.njit(**_OPTIONS, cache=True)(function)
     except (OSError, RuntimeError) as error:  # nowhere to write
         _warn(error)
         return uncached
@@ -47,8 +50,3 @@ def _warn(error: BaseException) -> None:
         f"the compiled loops cannot be kept in {cache_folder() / 'numba'} and are compiled anew by "
         f"each process, which takes seconds; make room there, or set NEARKIN_HOME: {error}"
     )
-
-
-def helper(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Part of a loop: sums may be taken in any order, and nothing here is NaN."""
-    return numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})(function)

@@ -14,7 +14,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from nearkin.jit import helper, jit
+from nearkin.jit import jit
 
 F = np.float32
 ZERO, ONE, TWO = F(0), F(1), F(2)
@@ -22,6 +22,10 @@ NOTHING, INFINITE = F(-np.inf), F(np.inf)
 LEAST = F(np.finfo(np.float32).tiny ** 0.5)  # of a squared distance: see closed.distances
 COPIES = F(np.finfo(np.float32).tiny ** 0.25 * 1.001)  # distances of identical rows
 TILE = 32  # rows and columns of what is turned at once
+
+_plain = numba.njit(nogil=True, error_model="numpy")
+_fused = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
+_in_any_order = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @intrinsic
@@ -51,7 +55,7 @@ BELOW_ALL = np.int32(np.array(-np.inf, np.float32).view(np.int32) ^ 0x7FFFFFFF)
 
 
 # Sums in no other order: that would cancel TO_WHOLE.
-@numba.njit(nogil=True, fastmath={"contract"}, inline="always")
+@_fused
 def _exp(x):
     """e^x for x <= 0, to 2 units in the last place; 0 below -87, where float32 loses digits. By the
     polynomial of Cephes (Moshier), which compilers turn into vectors."""
@@ -65,7 +69,7 @@ def _exp(x):
     return y if x >= LOWEST else ZERO
 
 
-@numba.njit(nogil=True)
+@_plain
 def _top(row):
     """The largest entry; NaN where there is one (of the usual sign).
 
@@ -78,7 +82,7 @@ def _top(row):
     return _float(top ^ ((top >> SIGN) & MAGNITUDE))
 
 
-@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@_in_any_order
 def _sum(row):
     total = ZERO
     for j in range(len(row)):
@@ -86,13 +90,13 @@ def _sum(row):
     return total
 
 
-@numba.njit(nogil=True, fastmath={"contract"})
+@_fused
 def _exps(row, scale, top):
     for j in range(len(row)):
         row[j] = _exp((row[j] - top) * scale)
 
 
-@numba.njit(nogil=True)
+@_plain
 def _taken(s, skip, x, i):
     """Row i of x: that of s, -inf in the columns to skip."""
     row = x[i]
@@ -106,6 +110,7 @@ def _taken(s, skip, x, i):
 def log_sum_exp(s, skip, x, scale, value):
     """(B,) into `value`: log Σ exp(scale·s) of the rows of s, scale > 0; -inf for rows of
     nothing."""
+    steep = F(scale)
     for i in range(len(x)):
         row = _taken(s, skip, x, i)
         top = _top(row)
@@ -113,10 +118,10 @@ def log_sum_exp(s, skip, x, scale, value):
             value[i] = top
             row[:] = ZERO if top == NOTHING else top - top
             continue
-        _exps(row, scale, top)
+        _exps(row, steep, top)
         total = _sum(row)
-        value[i] = np.log(np.float64(total)) + np.float64(scale) * np.float64(top)
-        share = scale / total
+        value[i] = np.log(np.float64(total)) + scale * np.float64(top)
+        share = steep / total
         for j in range(len(row)):
             row[j] *= share
 
@@ -124,13 +129,13 @@ def log_sum_exp(s, skip, x, scale, value):
 @jit
 def hinges_squared(s, skip, x, margin):
     """Σ [margin - d]₊² over s, d = √(2 - 2s)."""
-    total, squares = 0.0, np.empty(s.shape[1], np.float32)
+    total, farthest, squares = 0.0, F(margin), np.empty(s.shape[1], np.float32)
     for i in range(len(x)):
         row = _taken(s, skip, x, i)
         for j in range(len(row)):
             d = np.sqrt(max(TWO - TWO * row[j], LEAST))
-            gap = margin - d
-            gap = gap if gap > ZERO else (ZERO if d == d else gap)  # noqa: PLR0124
+            gap = farthest - d
+            gap = gap if gap > ZERO else (ZERO if d == d else gap)
             squares[j] = gap * gap
             row[j] = TWO * gap / d if d > COPIES else gap - gap
         total += np.float64(_sum(squares))
@@ -163,7 +168,7 @@ def triplet_hinges(s, skip, x, near, squared, of_near):
     return total
 
 
-@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@_in_any_order
 def _beaten(far, threshold, count, over):
     violated = ZERO
     for j in range(len(far)):
@@ -207,7 +212,7 @@ def mates(label, order, columns, valid, count):
         begin = k
 
 
-@numba.njit(nogil=True)
+@_plain
 def _cell(s, bins):
     """The cell of a similarity, and its share at the node before it: see losses.histograms."""
     half = F(bins / 2)
@@ -219,7 +224,7 @@ def _cell(s, bins):
     return cell, ONE - (place - F(cell))
 
 
-@numba.njit(nogil=True)
+@_plain
 def _at_nodes(near, held, nodes):
     """How many stand at each node, from the shares and the numbers in the cells."""
     for j in range(len(nodes)):
@@ -305,7 +310,7 @@ def both_ways(slope, factor, columns, own, x):
             x[columns[i, p], i] += own[i, p]
 
 
-@numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@_in_any_order
 def _dot(a, b):
     total = ZERO
     for j in range(len(a)):
@@ -320,7 +325,8 @@ def unit(x, rows, length):
     for i in range(len(x)):
         one = np.sqrt(_dot(x[i], x[i]))
         length[i, 0] = one
-        least, greatest = min(least, one), max(greatest, one)
+        least = min(least, one)
+        greatest = max(greatest, one) if one < INFINITE else INFINITE  # NaN too
         row, to = x[i], rows[i]
         for j in range(len(row)):
             to[j] = row[j] / one
@@ -335,3 +341,83 @@ def along_sphere(slope, rows, length):
         along = _dot(to, row)
         for j in range(len(row)):
             to[j] = (to[j] - along * row[j]) / one
+
+
+@jit
+def nearness(s, skip, x, value):
+    """(B,) into `value`: log Σ e^{-d} of the rows of s, d = √(2 - 2s); -inf for rows of nothing."""
+    far = np.empty(s.shape[1], np.float32)
+    for i in range(len(x)):
+        row = _taken(s, skip, x, i)
+        for j in range(len(row)):
+            far[j] = np.sqrt(max(TWO - TWO * row[j], LEAST))
+            row[j] = -far[j]
+        top = _top(row)
+        if not abs(top) < INFINITE:
+            value[i] = top
+            row[:] = ZERO if top == NOTHING else top - top
+            continue
+        _exps(row, ONE, top)
+        total = _sum(row)
+        value[i] = np.log(np.float64(total)) + np.float64(top)
+        for j in range(len(row)):
+            row[j] = row[j] / (total * far[j]) if far[j] > COPIES else ZERO
+
+
+@jit
+def weighted_hinges(s, skip, x, boundary, temperature, value):
+    """(B,) into `value`: Σ v·gap of the rows of s, gap = [boundary - d]₊, d = √(2 - 2s) and v ∝
+    e^{temperature · gap} where the gap is above 0, which sum to 1 and are held for the slope."""
+    gap, edge, sharp = np.empty(s.shape[1], np.float32), F(boundary), F(temperature)
+    for i in range(len(x)):
+        row = _taken(s, skip, x, i)
+        for j in range(len(row)):
+            gap[j] = max(edge - np.sqrt(max(TWO - TWO * row[j], LEAST)), ZERO)
+            gap[j] = gap[j] if row[j] == row[j] else row[j]
+        top = _top(gap)
+        if top == ZERO:
+            value[i] = ZERO
+            row[:] = ZERO
+            continue
+        for j in range(len(row)):
+            weight = _exp((gap[j] - top) * sharp)
+            row[j] = weight if gap[j] > ZERO else ZERO
+        total = _sum(row)
+        value[i] = _dot(row, gap) / total
+        for j in range(len(row)):
+            far = edge - gap[j]
+            row[j] = row[j] / (total * far) if far > COPIES else ZERO
+
+
+@jit
+def nearest_below(s, skip, limit, strictly, columns):
+    """Into columns (B, P): the most similar entry of each row of s that is at most (`strictly`:
+    below) each limit (B, P), the first of equal ones; -1 where there is none."""
+    width = s.shape[1]
+    row, below = np.empty((1, width), np.float32), np.empty(width, np.float32)
+    for i in range(len(s)):
+        _taken(s[i : i + 1], skip[i : i + 1], row, 0)
+        for p in range(limit.shape[1]):
+            most = limit[i, p]
+            for j in range(width):
+                in_reach = row[0, j] < most if strictly else row[0, j] <= most
+                below[j] = row[0, j] if in_reach else NOTHING
+            top, column = _top(below), 0
+            while column < width and below[column] != top:
+                column += 1
+            columns[i, p] = column if top > NOTHING and column < width else -1
+
+
+@jit
+def sparse_products(slope, columns, rows, x):
+    """x (N, D): (W + Wᵀ) rows, for W with the slope (N, K) at `columns` (N, K) and 0 elsewhere."""
+    x[:] = ZERO
+    for i in range(len(columns)):
+        here, to_here = rows[i], x[i]
+        for k in range(columns.shape[1]):
+            weight, there, to_there = slope[i, k], rows[columns[i, k]], x[columns[i, k]]
+            if weight != ZERO:
+                for d in range(len(here)):
+                    to_here[d] += weight * there[d]
+                for d in range(len(here)):
+                    to_there[d] += weight * here[d]

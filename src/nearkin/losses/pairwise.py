@@ -4,11 +4,18 @@ uniformity. Pairs through a hinge of their own stand in hinges, neighbors as cla
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.closed import compiled, distance_slope, for_passes, in_blocks, log_sum_exp, split, split_log_sum_exp
+from nearkin.closed import (
+    compiled,
+    distance_slope,
+    for_passes,
+    in_blocks,
+    log_sum_exp,
+    split,
+    split_log_sum_exp,
+)
 from nearkin.core import Comparison, Terms, home
 from nearkin.reduce import (
     logsumexp,
@@ -49,7 +56,7 @@ def contrastive(c: Comparison, *, margin: float = 1.0) -> Terms:
         c.distance_of(s.new_empty(0))  # raises where there is none
         if passes := compiled(s):
             source, skip, slope = for_passes(s, c.keep_different)
-            total = passes.hinges_squared(source, skip, slope.numpy(), np.float32(margin))
+            total = passes.hinges_squared(source, skip, slope.numpy(), float(margin))
             return s.new_tensor(total), slope
         total, slope = s.new_zeros((), dtype=torch.float64), torch.empty_like(s)
         for part in in_blocks(s.shape):

@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearkin.closed import compiled, distance_slope, for_passes, in_blocks, known
+from nearkin.closed import (
+    compiled,
+    distance_slope,
+    for_passes,
+    gathered,
+    in_blocks,
+    known,
+    nearest_below,
+)
 from nearkin.core import Comparison, Terms, home
 from nearkin.ranks import ladder, ranks_by_class
 from nearkin.reduce import mean, not_negative, positive, ratio, softplus
@@ -97,7 +105,7 @@ def triplet_semi_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
         columns = torch.cat([positives.columns, semi_hard(c)], 1)
         valid = (c.negatives > 0)[:, None].expand(-1, most)
         valid = valid if positives.valid is None else valid & positives.valid
-    squared = c.distance_of(s.gather(1, columns)).square()
+    squared = c.distance_of(gathered(s, columns)).square()
     return _joint(mean((squared[:, :most] - squared[:, most:] + margin).clamp_min(0), valid), c)
 
 
@@ -127,10 +135,11 @@ def triplet_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
     with torch.no_grad():
         own = positives.fill(s.gather(1, positives.columns), torch.inf)
         farthest = positives.columns.gather(1, own.argmin(1, keepdim=True))
-        nearest = c.keep_different(s.clone(), slice(None), -torch.inf).argmax(1, keepdim=True)
-        columns = torch.cat([farthest, nearest], 1)
+        everyone = s.new_full((len(s), 1), torch.inf)
+        nearest = nearest_below(s, c.keep_different, everyone, strictly=False)
+        columns = torch.cat([farthest, nearest.clamp_min(0)], 1)
         scored = (positives.count > 0) & (c.negatives > 0)
-    d = c.distance_of(s.gather(1, columns))
+    d = c.distance_of(gathered(s, columns))
     return _joint(mean((d[:, 0] - d[:, 1] + margin).clamp_min(0), scored), c)
 
 
@@ -154,7 +163,9 @@ def easy_positive_hard_negative(c: Comparison, *, temperature: float = 0.1) -> T
 
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
-    return _joint(easiest_against(c, temperature, lambda s, easiest: s.clone()), c)
+    return _joint(
+        easiest_against(c, temperature, lambda easiest: torch.full_like(easiest, torch.inf)), c
+    )
 
 
 @home("in_batch", "cosine")
@@ -175,11 +186,7 @@ def easy_positive_semi_hard_negative(c: Comparison, *, temperature: float = 0.1)
 
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
-
-    def no_nearer(s: Tensor, easiest: Tensor) -> Tensor:
-        return torch.where(s <= easiest, s, -torch.inf)
-
-    return _joint(easiest_against(c, temperature, no_nearer), c)
+    return _joint(easiest_against(c, temperature, lambda easiest: easiest), c)
 
 
 @home("in_batch", "cosine")
@@ -228,6 +235,7 @@ class Measure:
     squared: bool = False
 
     def __call__(self, s: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Distances and slopes, of any shape."""
         d = self.distance_of(s)
         return (d.square(), -2.0) if self.squared else (d, distance_slope(d))
 
@@ -321,26 +329,18 @@ def semi_hard(c: Comparison) -> Tensor:
     """(A, P) int64: for each positive the most similar negative that is less similar than it; where
     there is none, the least similar negative."""
     s, columns = c.similarity, c.positives.columns
-    own, chosen = s.gather(1, columns), torch.empty_like(columns)
     if not columns.numel():
+        return torch.empty_like(columns)
+    chosen = nearest_below(s, c.keep_different, s.gather(1, columns), strictly=True)
+    if not bool((chosen < 0).any()):
         return chosen
-    for part in in_blocks(s.shape):
-        negative = c.keep_different(s[part].clone(), part, -torch.inf)
-        least = c.keep_different(s[part].clone(), part, torch.inf).argmin(1)
-        for p in range(columns.shape[1]):
-            behind = own[part, p : p + 1] - negative
-            # The positive ones alone: torch.where is slower by an order of magnitude.
-            gap, column = F.threshold(behind, 0.0, torch.inf).min(1)
-            chosen[part, p] = torch.where(gap < torch.inf, column, least)
-    return chosen
+    least = c.keep_different(s.clone(), slice(None), torch.inf).argmin(1, keepdim=True)
+    return torch.where(chosen < 0, least, chosen)
 
 
-def easiest_against(
-    c: Comparison, temperature: float, among: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """0-dim: the easiest positive of each anchor against the hardest of the negatives that are
-    `among` the similarities (A, R) by the easiest ones (A, 1), which puts -inf in place of the
-    others."""
+def easiest_against(c: Comparison, temperature: float, limit: Callable[[Tensor], Tensor]) -> Tensor:
+    """0-dim: the easiest positive of each anchor against the hardest of the negatives that are no
+    more similar than the `limit` made of the easiest ones' similarities (A, 1)."""
     positive(temperature=temperature)
     s, positives = c.similarity, c.positives
     if not positives.columns.numel():
@@ -349,12 +349,12 @@ def easiest_against(
         own = s.gather(1, positives.columns)
         own = positives.fill(torch.where(own < COPY, own, -torch.inf), -torch.inf)
         easiest, place = own.max(1, keepdim=True)
-        negative = c.keep_different(among(s, easiest), slice(None), -torch.inf)
-        most, hardest = negative.max(1, keepdim=True)
-        columns = torch.cat([positives.columns.gather(1, place), hardest], 1)
-        scored = (easiest > 0) & (most > 0)
-    s = s.gather(1, columns)
-    return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored[:, 0])
+        hardest = nearest_below(s, c.keep_different, limit(easiest), strictly=False)
+        columns = torch.cat([positives.columns.gather(1, place), hardest.clamp_min(0)], 1)
+    s = gathered(s, columns)
+    with torch.no_grad():
+        scored = (easiest[:, 0] > 0) & (hardest[:, 0] >= 0) & (s[:, 1] > 0)
+    return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored)
 
 
 def over_quadruplets(c: Comparison, margin: float, slope: Tensor, each: Tensor) -> Tensor:
