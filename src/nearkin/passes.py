@@ -421,3 +421,38 @@ def sparse_products(slope, columns, rows, x):
                     to_here[d] += weight * there[d]
                 for d in range(len(here)):
                     to_there[d] += weight * here[d]
+
+
+@jit
+def exponentials(x, places, top, total):
+    """x (B, A) turns into e^{x - top}, 0 at the flat `places`. Into `top` and `total` (A,): the
+    greatest of each column, and the sum of what x turned into."""
+    rows, width = x.shape
+    lowest, flat = F(-3.4028234663852886e38), x.reshape(-1)
+    for k in range(len(places)):
+        flat[places[k]] = NOTHING
+    top[:] = lowest
+    total[:] = ZERO
+    for i in range(rows):
+        row = x[i]
+        for a in range(width):
+            top[a] = row[a] if row[a] > top[a] else top[a]
+    for i in range(rows):
+        _add_exps(x[i], top, total)
+
+
+@_fused
+def _add_exps(row, top, total):
+    for a in range(len(row)):
+        row[a] = _exp(row[a] - top[a])
+        total[a] += row[a]
+
+
+@jit
+def off_ray(slope, rows):
+    """slope (N, D) in place, less its part along each of `rows` (N, D), which are not 0."""
+    for i in range(len(rows)):
+        row, to = rows[i], slope[i]
+        along = _dot(to, row) / _dot(row, row)
+        for d in range(len(row)):
+            to[d] -= along * row[d]
