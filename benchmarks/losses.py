@@ -76,10 +76,11 @@ def seconds(step: Callable[[], object], repeats: int = 1) -> float:
 
 
 def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Taken]:
-    """Seconds of each step, which take turns round after round after one to warm up.
+    """Seconds of each step, which take turns round after round after some to warm up.
 
     A step that takes over `TOO_SLOW` seconds is measured once, the first time; one that takes over
-    `ENOUGH` once, after warming up.
+    `ENOUGH` once, after warming up. How often a short one is repeated is told by the shortest of
+    its first few: a step after one that holds much memory may take ten times as long.
     """
     taken: dict[str, list[float]] = {}
     repeats: dict[str, int] = {}
@@ -88,7 +89,8 @@ def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[
         if first <= TOO_SLOW:
             first = seconds(step)
         taken[name] = [first] if first > ENOUGH else []
-        repeats[name] = max(1, int(LEAST / first))
+        few = [first] if first > LEAST else [first, *(seconds(step) for _ in range(3))]
+        repeats[name] = max(1, int(LEAST / min(few)))
     for _ in range(rounds):
         for name, step in steps.items():
             if sum(taken[name]) * repeats[name] > ENOUGH:

@@ -4,7 +4,6 @@ a few passes over its similarities and a few matrices of memory. Imports torch o
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -74,8 +73,10 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
 @lru_cache(maxsize=1)
 def _passes() -> Any:
     """The passes compiled by numba; None without it (extra `fast`)."""
-    found = importlib.util.find_spec("numba") is not None
-    return importlib.import_module("nearkin.passes") if found else None
+    try:
+        return importlib.import_module("nearkin.passes")
+    except ImportError:
+        return None
 
 
 def compiled(x: Tensor) -> Any:

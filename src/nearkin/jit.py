@@ -17,11 +17,12 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when first called, and kept in nearkin's own cache folder where it can be."""
+    """Compiled when first called, and kept in nearkin's own cache folder where it can be (or in
+    numba's, where NUMBA_CACHE_DIR names one)."""
     uncached = numba.njit(**_OPTIONS)(function)
     before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     try:
-        numba.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
+        numba.config.CACHE_DIR = before or str(cache_folder() / "numba")  # type: ignore[attr-defined]
         cached = numba.njit(**_OPTIONS, cache=True)(function)
     except (OSError, RuntimeError) as error:  # nowhere to write
         _warn(error)
