@@ -18,6 +18,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 _AS_IS = nullcontext()
 _NO_SKIP = torch.empty(1, 0, dtype=torch.int64)
 HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
+LARGE, FEW_THREADS = 1 << 20, 4  # entries, and threads, beyond which plain torch passes faster
 SPARSE = 16  # entries of a row up to which their products are made one by one
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
@@ -82,8 +83,10 @@ def _passes() -> Any:
 def compiled(x: Tensor) -> Any:
     """The compiled passes where they serve a matrix like this; else None, and plain torch gives the
     same."""
-    served = x.device.type == "cpu" and x.dtype == torch.float32
-    return _passes() if served and not torch.compiler.is_compiling() else None
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        return None
+    # A pass has one thread: many of them share a large matrix better.
+    return _passes() if x.numel() <= LARGE or torch.get_num_threads() <= FEW_THREADS else None
 
 
 class Positives(NamedTuple):
