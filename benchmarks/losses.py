@@ -48,7 +48,7 @@ from loss_tables import (
 from peers import PEERS, Peer, peer_bytes
 
 import nearkin as nk
-from nearkin.closed import compiled
+from nearkin.fast import compiled
 
 SEED = 0
 LEAST = 0.01  # seconds a figure takes at least: short steps are repeated within it

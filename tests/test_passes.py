@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quad4 import LABELS
 
-from nearkin import catalog, closed, mining
+from nearkin import catalog, closed, fast, mining, positives
 from nearkin.compare import InBatch
 from nearkin.core import Batch, home_of
 from nearkin.objectives.compared import CLASS_COLUMNS
@@ -30,7 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:n_pairs takes the first two rows
 @pytest.fixture
 def plain(monkeypatch):
     def off():
-        monkeypatch.setattr(closed, "_passes", lambda: None)
+        monkeypatch.setattr(fast, "passes", lambda: None)
+        monkeypatch.setattr(positives, "passes", lambda: None)
 
     return off
 
@@ -151,9 +152,9 @@ def test_nearest_below_is_the_same_in_plain_torch(strictly, plain):
 @given(st.lists(st.integers(-3, 4), max_size=30))
 def test_mates_are_those_of_plain_torch(labels):
     label = torch.tensor(labels, dtype=torch.int64)
-    found = closed.mates_of(label)
+    found = positives.mates_of(label)
     same = (label[:, None] == label[None]).fill_diagonal_(False)
-    expected = closed.positives_of(same)
+    expected = positives.positives_of(same)
     assert found.count.tolist() == expected.count.tolist()
     assert found.pairs == expected.pairs
     for i in range(len(labels)):

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearkin.closed import UnitRows, along_sphere, compiled, have_directions, made_of, once
+from nearkin.closed import (
+    UnitRows,
+    along_sphere,
+    have_directions,
+    made_of,
+    once,
+)
+from nearkin.fast import compiled
 
 ENTRIES = 1 << 18  # logits of a block: 1 MiB of float32 stays in cache
 KEPT = 1 << 28  # bytes of exponentials that a gradient keeps; where they are more, it keeps none

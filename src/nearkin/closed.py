@@ -3,11 +3,9 @@ a few passes over its similarities and a few matrices of memory. Imports torch o
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from nearkin.fast import compiled
+from nearkin.positives import Positives
+
 _AS_IS = nullcontext()
 _NO_SKIP = torch.empty(1, 0, dtype=torch.int64)
 HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
-LARGE, FEW_THREADS = 1 << 20, 4  # entries, and threads, beyond which plain torch passes faster
 SPARSE = 16  # entries of a row up to which their products are made one by one
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
@@ -69,104 +69,6 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
     """Full precision. Leaving autocast costs as much as a small product, and most steps are not
     under it."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _AS_IS
-
-
-@lru_cache(maxsize=1)
-def _passes() -> Any:
-    """The passes compiled by numba; None without it (extra `fast`)."""
-    try:
-        return importlib.import_module("nearkin.passes")
-    except ImportError:
-        return None
-
-
-def compiled(x: Tensor) -> Any:
-    """The compiled passes where they serve a matrix like this; else None, and plain torch gives the
-    same."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
-        return None
-    # A pass has one thread: many of them share a large matrix better.
-    return _passes() if x.numel() <= LARGE or torch.get_num_threads() <= FEW_THREADS else None
-
-
-class Positives(NamedTuple):
-    """The few columns of each anchor that are its positives, side by side.
-
-    columns  (A, P) int64, P the most positives of an anchor; places that a row does not fill are 0
-    valid    (A, P) bool; None where every row fills all its places
-    count    (A,) int64: how many each anchor has
-    pairs    how many there are in all
-    """
-
-    columns: Tensor
-    valid: Tensor | None
-    count: Tensor
-    pairs: int
-
-    def fill(self, values: Tensor, by: float) -> Tensor:
-        """(A, P) values, with `by` in the places that a row does not fill."""
-        return values if self.valid is None else torch.where(self.valid, values, by)
-
-
-def positives_of(same: Tensor) -> Positives:
-    """The positives of a comparison by their mask (A, R); memory O(A·P)."""
-    rows, columns = same.nonzero(as_tuple=True)
-    count = torch.bincount(rows, minlength=len(same))
-    most = int(count.max()) if len(same) else 0
-    if len(columns) == len(same) * most:
-        return Positives(columns.view(len(same), most), None, count, len(columns))
-    start = count.cumsum(0) - count
-    place = torch.arange(len(rows), device=rows.device) - start[rows]
-    filled = columns.new_zeros(len(same), most)
-    filled[rows, place] = columns
-    valid = torch.arange(most, device=rows.device) < count[:, None]
-    return Positives(filled, valid, count, len(columns))
-
-
-def mates_of(label: Tensor) -> Positives:
-    """The positives of rows that meet each other, by their labels (N,): those of the same label but
-    itself. Without a mask (N, N); memory O(N·P)."""
-    if not len(label):
-        return positives_of(label.new_empty(0, 0, dtype=torch.bool))
-    if label.device.type == "cpu" and _passes() and not torch.compiler.is_compiling():
-        return _mates(label)
-    ordered, order = label.sort(stable=True)
-    first = int(torch.count_nonzero(ordered == ordered[0]))  # of one class
-    # Balanced batches are the usual ones, and take a few operations.
-    if len(label) % first == 0:
-        classes = ordered.view(-1, first)
-        distinct = len(classes) == 1 or bool((classes[1:, 0] != classes[:-1, 0]).all())
-        if distinct and bool((classes[:, 0] == classes[:, -1]).all()):
-            place = torch.arange(first, device=order.device)
-            other = place[: first - 1] + (place[: first - 1] >= place[:, None])  # all but itself
-            others = order.view(-1, first).index_select(1, other.view(-1))
-            columns = order.new_empty(len(label), first - 1)
-            columns.index_copy_(0, order, others.view(len(label), first - 1))
-            count = order.new_full((len(label),), first - 1)
-            return Positives(columns, None, count, columns.numel())
-    _, group, size = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-    most = int(size.max()) - 1
-    place = torch.arange(most, device=label.device)
-    start = (size.cumsum(0) - size)[group][:, None]
-    here = torch.arange(len(label), device=label.device)[:, None] - start
-    filled, count = order.new_zeros(len(label), most), size.new_empty(len(label))
-    count[order] = size[group] - 1
-    valid = place < count[:, None]
-    at = (start + place + (place >= here)).clamp_max_(len(label) - 1)
-    filled[order] = order[at]
-    return Positives(filled.mul_(valid), valid, count, int(count.sum()))
-
-
-def _mates(label: Tensor) -> Positives:
-    """As `mates_of`, compiled."""
-    own = label.detach().numpy()
-    order = own.argsort(kind="stable")
-    most, pairs, full = _passes().classes_of(own, order)
-    columns = label.new_zeros(len(own), max(most - 1, 0), dtype=torch.int64)
-    valid = torch.zeros_like(columns[:0] if full else columns, dtype=torch.bool)
-    count = torch.empty_like(label, dtype=torch.int64)
-    _passes().mates(own, order, columns.numpy(), valid.numpy(), count.numpy())
-    return Positives(columns, None if full else valid, count, pairs)
 
 
 def split(
@@ -496,7 +398,10 @@ def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Te
 
 def have_directions(length: Tensor, dim: int) -> bool:
     """Whether rows of these lengths (N, 1) are far from where squares under- or overflow."""
-    return not len(length) or _far_from_limits(*map(float, length.aminmax()), dim, length.dtype)
+    if not len(length):
+        return True
+    shortest, longest = length.aminmax()
+    return _far_from_limits(float(shortest), float(longest), dim, length.dtype)
 
 
 def _far_from_limits(shortest: float, longest: float, dim: int, dtype: torch.dtype) -> bool:
@@ -507,8 +412,8 @@ def _far_from_limits(shortest: float, longest: float, dim: int, dtype: torch.dty
 def _directions(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     if (passes := compiled(x)) and len(x) and x.is_contiguous():
         rows, length = torch.empty_like(x), x.new_empty(len(x), 1)
-        ends = passes.unit(x.numpy(), rows.numpy(), length.numpy())
-        if _far_from_limits(*ends, x.shape[1], x.dtype):
+        shortest, longest = passes.unit(x.numpy(), rows.numpy(), length.numpy())
+        if _far_from_limits(shortest, longest, x.shape[1], x.dtype):
             return rows, length, None
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     limits = torch.finfo(x.dtype)
@@ -537,52 +442,3 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
         rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
         return along_sphere(slope, rows, length, torch.empty_like(rows)), None, None
-
-
-def soft_ranks(
-    similarity: Tensor, positives: Positives, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """(A, P) the positives' similarities, and (A, P) how many columns of the mask (A, R) are more
-    similar than each positive p, softly: Σ_mask σ((s_j - s_p) / temperature).
-
-    A positive that is in the mask counts ½ for itself. Places that a row of positives does not fill
-    hold the count of column 0. Time O(A·R·P), memory O(A·R): the backward pass computes the
-    sigmoids once more.
-    """
-    return _SoftRanks.apply(similarity, positives.columns, mask, temperature)  # type: ignore[return-value]
-
-
-class _SoftRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, similarity: Tensor, columns: Tensor, mask: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        own = similarity.gather(1, columns)
-        ranks = torch.empty_like(own)
-        for part in in_blocks((*columns.shape, similarity.shape[1])):
-            ranks[part] = _ahead(similarity[part], own[part], mask[part], temperature).sum(2)
-        ctx.save_for_backward(similarity, columns, mask)
-        ctx.temperature = temperature  # type: ignore[attr-defined]
-        return own, ranks
-
-    @staticmethod
-    @once
-    def backward(ctx: FunctionCtx, to_own: Tensor, to_ranks: Tensor) -> tuple[Tensor | None, ...]:
-        similarity, columns, mask = ctx.saved_tensors  # type: ignore[attr-defined]
-        temperature = ctx.temperature  # type: ignore[attr-defined]
-        own = similarity.gather(1, columns)
-        to_ranks = to_ranks / temperature
-        to_own = to_own.clone()
-        slope = torch.empty_like(similarity)
-        for part in in_blocks((*columns.shape, similarity.shape[1])):
-            ahead = _ahead(similarity[part], own[part], mask[part], temperature)
-            weight = torch.ops.aten.sigmoid_backward(to_ranks[part].unsqueeze(2), ahead)
-            to_own[part] -= weight.sum(2)
-            torch.sum(weight, 1, out=slope[part])
-        return slope.scatter_add_(1, columns, to_own), None, None, None
-
-
-def _ahead(similarity: Tensor, own: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """(A, P, R): σ((s_j - s_p) / temperature), 0 outside the mask."""
-    seen = torch.where(mask, similarity, -torch.inf)
-    return (seen[:, None] - own[:, :, None]).div_(temperature).sigmoid_()

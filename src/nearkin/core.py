@@ -13,16 +13,14 @@ from torch import Tensor
 
 from nearkin.closed import (
     Keep,
-    Positives,
     UnitRows,
     distances,
     gram,
     masked,
-    mates_of,
     picked,
-    positives_of,
     without_autocast,
 )
+from nearkin.positives import Positives, mates_of, positives_of
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
 

@@ -9,6 +9,8 @@ gets slope 0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numba.core import types
@@ -28,20 +30,20 @@ _fused = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
 _in_any_order = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
-@intrinsic
-def _bits(context, x):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+def _read_as(to: Any, of: Any) -> Any:
+    """A function that reads the bits of one number as another."""
 
-    return types.int32(types.float32), generate
+    def read(context, x):
+        def generate(context, builder, signature, arguments):
+            return builder.bitcast(arguments[0], context.get_value_type(to))
+
+        return to(of), generate
+
+    return intrinsic(read)
 
 
-@intrinsic
-def _float(context, x):
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
+_bits = _read_as(types.int32, types.float32)
+_float = _read_as(types.float32, types.int32)
 
 
 LOG2_E = F(1.44269504088896341)

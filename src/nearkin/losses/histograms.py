@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nearkin.closed import compiled, for_passes, in_blocks, known
+from nearkin.closed import for_passes, in_blocks, known
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.reduce import mean
 
 # Nodes j = 0 .. bins stand at the similarities 1 - 2j/bins, the nearest first. Cell j + 2 lies

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from nearkin.closed import (
-    compiled,
     distance_slope,
     for_passes,
     in_blocks,
@@ -17,6 +16,7 @@ from nearkin.closed import (
     split_log_sum_exp,
 )
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.reduce import (
     logsumexp,
     logsumexp_over,

@@ -6,17 +6,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearkin.closed import (
-    Positives,
-    compiled,
-    distance_slope,
-    for_passes,
-    in_blocks,
-    soft_ranks,
-    split,
-)
+from nearkin.closed import distance_slope, for_passes, in_blocks, split
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
+from nearkin.positives import Positives
 from nearkin.reduce import mean, not_negative, positive, ratio
+from nearkin.soft_ranks import soft_ranks
 
 
 @home("in_batch", "cosine")

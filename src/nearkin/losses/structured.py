@@ -11,7 +11,6 @@ from torch import Tensor
 
 from nearkin.closed import (
     Rest,
-    compiled,
     distance_slope,
     for_passes,
     in_blocks,
@@ -20,6 +19,7 @@ from nearkin.closed import (
     split,
 )
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.reduce import logsumexp_over, mean, not_negative, ratio
 
 # (B, R) exponents or hinge arguments of a block of pairs and all negatives, -inf where there is

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearkin.closed import (
-    compiled,
     distance_slope,
     for_passes,
     gathered,
@@ -20,6 +19,7 @@ from nearkin.closed import (
     nearest_below,
 )
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.ranks import ladder, ranks_by_class
 from nearkin.reduce import mean, not_negative, positive, ratio, softplus
 
