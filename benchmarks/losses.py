@@ -3,16 +3,17 @@ time and peak memory of forward + backward, float32, and what the softmax losses
 classes.
 
     python benchmarks/losses.py [--batch 128 512 2048] [--dim 128 512] [--only NAME ...]
-                                [--what time memory classes] [--threads 2] [--out FILE.md]
-                                [--quick]
+                                [--what time memory classes] [--threads 2] [--plain]
+                                [--out FILE.md] [--quick]
 
 Classes of 4 rows, labels shuffled. All steps of one batch size take turns, round after round, so
 that a busy machine slows them alike. The floor of a loss is its matrix products alone: the
 similarity and one back for rows against themselves, two back where the columns learn. A peer that
 would hold over 12 GiB is not run; one whose step takes over 3 s has one figure, marked "once".
 Prints a table, then what must hold with the figure found, and exits 1 where something does not.
-The memory part needs Linux. About 15 minutes on 2 cores; --quick runs one small size as a smoke
-test.
+With --plain ours run in plain torch, as without the extra `fast`, and the median asked for is that
+without it. The memory part needs Linux. About 15 minutes on 2 cores; --quick runs one small size as
+a smoke test.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import os
 import platform
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import loss_memory
@@ -45,6 +48,7 @@ from loss_tables import (
 from peers import PEERS, Peer, peer_bytes
 
 import nearkin as nk
+from nearkin.fast import compiled
 
 SEED = 0
 LEAST = 0.01  # seconds a figure takes at least: short steps are repeated within it
@@ -76,10 +80,11 @@ def seconds(step: Callable[[], object], repeats: int = 1) -> float:
 
 
 def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Taken]:
-    """Seconds of each step, which take turns round after round after one to warm up.
+    """Seconds of each step, which take turns round after round after some to warm up.
 
     A step that takes over `TOO_SLOW` seconds is measured once, the first time; one that takes over
-    `ENOUGH` once, after warming up.
+    `ENOUGH` once, after warming up. How often a short one is repeated is told by the shortest of
+    its first few: a step after one that holds much memory may take ten times as long.
     """
     taken: dict[str, list[float]] = {}
     repeats: dict[str, int] = {}
@@ -88,7 +93,8 @@ def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[
         if first <= TOO_SLOW:
             first = seconds(step)
         taken[name] = [first] if first > ENOUGH else []
-        repeats[name] = max(1, int(LEAST / first))
+        few = [first] if first > LEAST else [first, *(seconds(step) for _ in range(3))]
+        repeats[name] = max(1, int(LEAST / min(few)))
     for _ in range(rounds):
         for name, step in steps.items():
             if sum(taken[name]) * repeats[name] > ENOUGH:
@@ -190,8 +196,15 @@ def machine() -> str:
     return (
         f"{datetime.date.today()}, {model}, {torch.get_num_threads()} threads, Python "
         f"{platform.python_version()}, torch {torch.__version__}, pytorch-metric-learning "
-        f"{peer.__version__}, nearkin {nk.__version__}, seed {SEED}."
+        f"{peer.__version__}, nearkin {nk.__version__}, {with_passes()}, seed {SEED}."
     )
+
+
+def with_passes() -> str:
+    """Whether losses run in compiled passes here."""
+    if compiled(torch.empty(0)) is None:
+        return "in plain torch"
+    return f"compiled by numba {metadata.version('numba')}"
 
 
 def parsed() -> argparse.Namespace:
@@ -202,6 +215,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--what", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plain", action="store_true", help="as without the extra fast")
     parser.add_argument("--out", type=Path, help="write the tables to this file as markdown")
     parser.add_argument("--quick", action="store_true", help="one small size, a smoke test")
     said = parser.parse_args()
@@ -259,6 +273,9 @@ def main() -> None:
     torch.set_num_threads(said.threads)
     # The parameters of a loss stay where they are here, and the peer's own code warns of itself.
     warnings.simplefilter("ignore")
+    if said.plain:
+        os.environ[loss_memory.PLAIN] = "1"  # for the processes that measure memory
+    loss_memory.settle()
     known = losses_of_nearkin()
     gc.freeze()
     unknown = sorted(set(said.only or ()) - set(known))

@@ -1,6 +1,7 @@
 """What holds for every test: what is said once is said once a test, and caches live in a folder of
 their own."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,16 @@ import torch
 from PIL import Image
 
 from nearkin import core
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Compiled loops are shared by all processes of the session, those that tests start too."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(shared / "numba"))
+        yield
 
 
 @pytest.fixture(autouse=True)

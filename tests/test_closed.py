@@ -15,13 +15,12 @@ from nearkin.closed import (
     known,
     log_sum_exp,
     masked,
-    mates_of,
     picked,
-    positives_of,
     split,
     split_log_sum_exp,
     unit_rows,
 )
+from nearkin.positives import mates_of, positives_of
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nearkin import reduce
-from nearkin.closed import positives_of
 from nearkin.core import Comparison
+from nearkin.positives import positives_of
 
 X = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, False, True], [False, False, False]])

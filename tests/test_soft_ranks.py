@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nearkin import closed
-from nearkin.closed import positives_of, soft_ranks
+from nearkin.positives import positives_of
+from nearkin.soft_ranks import soft_ranks
 
 
 def dense(s, columns, mask, temperature):

@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearkin.closed import UnitRows, along_sphere, have_directions, made_of, once
+from nearkin.closed import (
+    UnitRows,
+    along_sphere,
+    have_directions,
+    made_of,
+    once,
+)
+from nearkin.fast import compiled
 
-ENTRIES = 1 << 20  # logits of a block: 4 MiB of float32 stay in cache
+ENTRIES = 1 << 18  # logits of a block: 1 MiB of float32 stays in cache
 KEPT = 1 << 28  # bytes of exponentials that a gradient keeps; where they are more, it keeps none
 
 
@@ -78,8 +85,8 @@ class _BlockedSoftmax(torch.autograd.Function):
                     raise _NoDirections
             logits = _logits(anchors, references, bias, part, lengths)
             own[rows, 0] = logits.view(-1)[places]
-            top = _exponentials(logits, places)
-            value = logits.sum(0).log_().add_(top)
+            top, total = _exponentials(logits, places)
+            value = total.log_().add_(top)
             rest = value if rest is None else torch.logaddexp(rest, value)
             if keeps:
                 kept += [logits, top]
@@ -107,11 +114,11 @@ class _BlockedSoftmax(torch.autograd.Function):
                 share, top = kept[2 * i : 2 * i + 2]
             else:
                 share = _logits(anchors, references, bias, part, raw)
-                top = _exponentials(share, places)
+                top, _ = _exponentials(share, places)
             # Without a rest the exponentials are 0, and so must be their weight.
             weight = to_rest * (top - rest).exp().nan_to_num_(0.0, 0.0)
-            along = None
-            if raw is not None and to_source is not None:
+            along, passes = None, compiled(share)
+            if raw is not None and to_source is not None and not passes:
                 along = share.clamp_min(least).log_().mul_(share) @ weight
             share = share * weight
             if along is not None:
@@ -132,6 +139,8 @@ class _BlockedSoftmax(torch.autograd.Function):
                 if along is not None and raw is not None:
                     # (g - (g·u) u) / |w| with u = w / |w|, where g·u is Σ share·logit of the row.
                     slope.addcmul_(along[:, None] / raw[part].square(), references[part], value=-1)
+                elif raw is not None and passes:
+                    passes.off_ray(slope.numpy(), references[part].numpy())
                 elif length is not None:
                     along_sphere(slope, references[part], length[part], slope)
         return to_anchors, to_source, None, None, to_bias, None, None
@@ -169,9 +178,14 @@ def _logits(
     return logits if bias is None else logits.add_(bias[part, None])
 
 
-def _exponentials(logits: Tensor, places: Tensor) -> Tensor:
-    """Turn (block, A) logits into e^{logit - top} in place, 0 at the flat `places`; top is (A,)."""
+def _exponentials(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn (block, A) logits into e^{logit - top} in place, 0 at the flat `places`; top (A,) and
+    their sums (A,)."""
+    if passes := compiled(logits):
+        top, total = logits.new_empty(2, logits.shape[1])
+        passes.exponentials(logits.numpy(), places.numpy(), top.numpy(), total.numpy())
+        return top, total
     logits.view(-1).index_fill_(0, places, -torch.inf)
     top = logits.amax(0).clamp_min_(torch.finfo(logits.dtype).min)
     logits.sub_(top).exp_()
-    return top
+    return top, logits.sum(0)

@@ -48,10 +48,12 @@ def check_rows(z: Any, what: str) -> None:
 
 def broken_row(z: Tensor) -> int | None:
     """The first row of `z` (N, D) that holds NaN or infinity."""
-    # NaN passes through both ends: one pass over the rows, and no mask where all is well.
-    if not z.numel() or all(map(math.isfinite, map(float, z.detach().aminmax()))):
+    # NaN and infinity stay in a sum: one pass over the rows, and no mask where all is well. A sum
+    # may be too large as well, and then each entry is asked.
+    if math.isfinite(float(z.detach().sum())):
         return None
-    return int((~torch.isfinite(z.detach())).any(1).nonzero()[0, 0])
+    broken = (~torch.isfinite(z.detach())).any(1)
+    return int(broken.nonzero()[0, 0]) if bool(broken.any()) else None
 
 
 def check_place(module: nn.Module, z: Tensor) -> None:

@@ -13,16 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from nearkin.fast import compiled
+from nearkin.positives import Positives
+
 _AS_IS = nullcontext()
+_NO_SKIP = torch.empty(1, 0, dtype=torch.int64)
+HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
+SPARSE = 16  # entries of a row up to which their products are made one by one
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
 # (A, R) similarities -> a value, 0-dim or (A,), and (A, R) its slope: row i of the slope is the
 # derivative of entry i of the value, or of the one value. Called without gradients.
 Rest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# (B, R), the rows named of a matrix (A, R), is changed in place: the number given stands in all
-# places but those that count.
-Keep = Callable[[Tensor, slice, float], Tensor]
+
+class Keep(NamedTuple):
+    """Which entries of a matrix (A, R) count.
+
+    fill   (B, R), the rows named, is changed in place: the number given stands in all places but
+           those that count
+    skip   (A, K) int64: where these are all but a few of each row, the columns of the few
+    """
+
+    fill: Callable[[Tensor, slice, float], Tensor]
+    skip: Tensor | None = None
+
+    def __call__(self, x: Tensor, part: slice, by: float) -> Tensor:
+        """x (B, R), the rows `part`, after `fill`."""
+        return self.fill(x, part, by)
 
 
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,93 +71,90 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _AS_IS
 
 
-class Positives(NamedTuple):
-    """The few columns of each anchor that are its positives, side by side.
+def split(
+    similarity: Tensor, positives: Positives, rest: Rest, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(A, P) scale times the positives' similarities, and the value of `rest` over all of them.
 
-    columns  (A, P) int64, P the most positives of an anchor; places that a row does not fill are 0
-    valid    (A, P) bool; None where every row fills all its places
-    count    (A,) int64: how many each anchor has
-    pairs    how many there are in all
+    One (A, R) matrix, the slope, is kept for the gradient, which is found in one pass. Of the
+    products of rows with themselves it goes to the rows at once.
     """
-
-    columns: Tensor
-    valid: Tensor | None
-    count: Tensor
-    pairs: int
-
-    def fill(self, values: Tensor, by: float) -> Tensor:
-        """(A, P) values, with `by` in the places that a row does not fill."""
-        return values if self.valid is None else torch.where(self.valid, values, by)
+    return _split(similarity, positives.columns, rest, scale)
 
 
-def positives_of(same: Tensor) -> Positives:
-    """The positives of a comparison by their mask (A, R); memory O(A·P)."""
-    rows, columns = same.nonzero(as_tuple=True)
-    count = torch.bincount(rows, minlength=len(same))
-    most = int(count.max()) if len(same) else 0
-    if len(columns) == len(same) * most:
-        return Positives(columns.view(len(same), most), None, count, len(columns))
-    start = count.cumsum(0) - count
-    place = torch.arange(len(rows), device=rows.device) - start[rows]
-    filled = columns.new_zeros(len(same), most)
-    filled[rows, place] = columns
-    valid = torch.arange(most, device=rows.device) < count[:, None]
-    return Positives(filled, valid, count, len(columns))
+def square_of(similarity: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What `gram` made a matrix of: the source, the rows and their lengths; the matrix itself and
+    twice None where it is none, and where somebody looks at its own gradient."""
+    looked_at = similarity.is_leaf or similarity.retains_grad or similarity._backward_hooks
+    found = None if looked_at else getattr(similarity, "square_of", None)
+    return found or (similarity, None, None)
 
 
-def mates_of(label: Tensor) -> Positives:
-    """The positives of rows that meet each other, by their labels (N,): those of the same label but
-    itself. Without a mask (N, N); memory O(N·P)."""
-    if not len(label):
-        return positives_of(label.new_empty(0, 0, dtype=torch.bool))
-    ordered, order = label.sort(stable=True)
-    first = int(torch.count_nonzero(ordered == ordered[0]))  # of one class
-    # Balanced batches are the usual ones, and take a few operations.
-    if len(label) % first == 0:
-        classes = ordered.view(-1, first)
-        distinct = len(classes) == 1 or bool((classes[1:, 0] != classes[:-1, 0]).all())
-        if distinct and bool((classes[:, 0] == classes[:, -1]).all()):
-            place = torch.arange(first, device=order.device)
-            other = place[: first - 1] + (place[: first - 1] >= place[:, None])  # all but itself
-            others = order.view(-1, first).index_select(1, other.view(-1))
-            columns = order.new_empty(len(label), first - 1)
-            columns.index_copy_(0, order, others.view(len(label), first - 1))
-            count = order.new_full((len(label),), first - 1)
-            return Positives(columns, None, count, columns.numel())
-    _, group, size = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-    most = int(size.max()) - 1
-    place = torch.arange(most, device=label.device)
-    start = (size.cumsum(0) - size)[group][:, None]
-    here = torch.arange(len(label), device=label.device)[:, None] - start
-    filled, count = order.new_zeros(len(label), most), size.new_empty(len(label))
-    count[order] = size[group] - 1
-    valid = place < count[:, None]
-    at = (start + place + (place >= here)).clamp_max_(len(label) - 1)
-    filled[order] = order[at]
-    return Positives(filled.mul_(valid), valid, count, int(count.sum()))
+def gathered(similarity: Tensor, columns: Tensor) -> Tensor:
+    """(A, K) the entries at `columns` (A, K). Of the products of rows with themselves the gradient
+    goes to the rows at once, in time O(A·K·D): no matrix (A, R) of zeros is made for it."""
+    source, rows, length = square_of(similarity)
+    if rows is None or columns.shape[1] > SPARSE:
+        return similarity.gather(1, columns)
+    return _Gathered.apply(source, similarity.detach(), rows, length, columns)  # type: ignore[return-value]
 
 
-def split(similarity: Tensor, positives: Positives, rest: Rest) -> tuple[Tensor, Tensor]:
-    """(A, P) the positives' similarities, and the value of `rest` over all of them.
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        source: Tensor,
+        similarity: Tensor,
+        rows: Tensor,
+        length: Tensor | None,
+        columns: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(columns, rows, length)  # type: ignore[arg-type]
+        return similarity.gather(1, columns)
 
-    One (A, R) matrix, the slope, is kept for the gradient, which is found in one pass.
-    """
-    own, value = _Split.apply(similarity, positives.columns, rest, 1.0)  # type: ignore[misc]
-    return own, value
+    @staticmethod
+    @once
+    def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        columns, rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
+        to_rows = torch.zeros_like(rows)
+        if passes := compiled(rows):
+            given = slope.contiguous().numpy(), columns.contiguous().numpy(), rows.numpy()
+            passes.sparse_products(*given, to_rows.numpy())
+        else:
+            for column, weight in zip(columns.unbind(1), slope[:, :, None].unbind(1), strict=True):
+                to_rows.addcmul_(rows.index_select(0, column), weight)
+                to_rows.index_add_(0, column, rows * weight)
+        if length is not None:
+            along_sphere(to_rows, rows, length, to_rows)
+        return to_rows, None, None, None, None
 
 
 def known(similarity: Tensor, rest: Rest) -> Tensor:
     """The value of `rest`, its gradient the slope that `rest` gives with it."""
-    return _Split.apply(similarity, None, rest, 1.0)[1]  # type: ignore[index]
+    return _split(similarity, None, rest, 1.0)[1]
+
+
+def _split(s: Tensor, columns: Tensor | None, rest: Rest, scale: float) -> tuple[Tensor, Tensor]:
+    source, rows, length = square_of(s)
+    return _Split.apply(  # type: ignore[return-value]
+        source, s.detach(), rows, length, columns, rest, scale
+    )
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, similarity: Tensor, columns: Tensor | None, rest: Rest, scale: float
+        ctx: FunctionCtx,
+        source: Tensor,
+        similarity: Tensor,
+        rows: Tensor | None,
+        length: Tensor | None,
+        columns: Tensor | None,
+        rest: Rest,
+        scale: float,
     ) -> tuple[Tensor, Tensor]:
         value, slope = rest(similarity)
-        ctx.save_for_backward(columns, slope)  # type: ignore[arg-type]
+        ctx.save_for_backward(columns, slope, rows, length)  # type: ignore[arg-type]
         ctx.scale = scale  # type: ignore[attr-defined]
         if columns is None:
             return similarity.new_zeros(()), value
@@ -149,12 +164,31 @@ class _Split(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: FunctionCtx, to_own: Tensor, to_value: Tensor) -> tuple[Tensor | None, ...]:
-        columns, slope = ctx.saved_tensors  # type: ignore[attr-defined]
-        slope = slope * (to_value[:, None] if to_value.ndim else to_value)
-        if columns is not None:
-            scale = ctx.scale  # type: ignore[attr-defined]
-            slope.scatter_add_(1, columns, to_own if scale == 1 else to_own * scale)
-        return slope, None, None, None
+        columns, slope, rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
+        scale = ctx.scale  # type: ignore[attr-defined]
+        to_own = to_own if scale == 1 else to_own * scale
+        nothing = (None,) * 6
+        if rows is None:
+            return weighted(slope, to_value, columns, to_own), *nothing
+        if passes := compiled(slope):
+            both = torch.empty_like(slope)
+            few, own = (_NO_SKIP, slope[:1, :0]) if columns is None else (columns, to_own)
+            passes.both_ways(
+                slope.numpy(),
+                to_value.reshape(-1).contiguous().numpy(),
+                few.numpy(),
+                own.contiguous().numpy(),
+                both.numpy(),
+            )
+        else:
+            both = both_ways(weighted(slope, to_value, columns, to_own))
+        return to_source(both, rows, length), *nothing
+
+
+def weighted(slope: Tensor, to_value: Tensor, columns: Tensor | None, to_own: Tensor) -> Tensor:
+    """(A, R): the slope, each row times that of its value, and what goes to `columns` (A, P)."""
+    slope = slope * (to_value[:, None] if to_value.ndim else to_value)
+    return slope if columns is None else slope.scatter_add_(1, columns, to_own)
 
 
 def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -170,7 +204,36 @@ def masked(mask: Tensor) -> Keep:
     def keep(x: Tensor, part: slice, by: float) -> Tensor:
         return torch.where(mask[part], x, x.new_full((), by), out=x)
 
-    return keep
+    return Keep(keep)
+
+
+def nearest_below(s: Tensor, keep: Keep, limit: Tensor, strictly: bool) -> Tensor:
+    """(A, P) int64: the kept column that is most similar among those at most (`strictly`: below)
+    each limit (A, P), the first of equal ones; -1 where there is none. No gradient."""
+    columns = torch.empty(limit.shape, dtype=torch.int64, device=s.device)
+    if passes := compiled(s):
+        source, skip, _ = for_passes(s, keep)
+        passes.nearest_below(source, skip, limit.contiguous().numpy(), strictly, columns.numpy())
+        return columns
+    if not s.shape[1]:
+        return columns.fill_(-1)
+    for part in in_blocks(s.shape):
+        x = keep(s[part].clone(), part, -torch.inf)
+        for p in range(limit.shape[1]):
+            most = limit[part, p : p + 1]
+            top, column = torch.where(x < most if strictly else x <= most, x, -torch.inf).max(1)
+            columns[part, p] = torch.where(top > -torch.inf, column, -1)
+    return columns
+
+
+def for_passes(s: Tensor, keep: Keep) -> tuple[Any, Any, Tensor]:
+    """What compiled passes read, and the slope (A, R) that they fill: see `passes`."""
+    slope = torch.empty_like(s, memory_format=torch.contiguous_format)
+    if keep.skip is not None:
+        return s.contiguous().numpy(), keep.skip.numpy(), slope
+    for part in in_blocks(s.shape):
+        keep(slope[part].copy_(s[part]), part, -torch.inf)
+    return slope.numpy(), _NO_SKIP.expand(len(s), 0).numpy(), slope
 
 
 def split_log_sum_exp(
@@ -180,15 +243,19 @@ def split_log_sum_exp(
     of a row. A scale that is a tensor gets its gradient."""
     if isinstance(scale, Tensor):
         return split(scale * similarity, positives, log_sum_exp(keep))
-    rest = log_sum_exp(keep, scale)
-    return _Split.apply(similarity, positives.columns, rest, scale)  # type: ignore[return-value]
+    return split(similarity, positives, log_sum_exp(keep, scale), scale)
 
 
 def log_sum_exp(keep: Keep, scale: float = 1.0) -> Rest:
     """(A,): log Σ_kept exp(scale·s), -inf with slope 0 where nothing is kept of a row."""
 
     def rest(s: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = s.new_empty(len(s)), torch.empty_like(s)
+        value = s.new_empty(len(s))
+        if (passes := compiled(s)) and scale > 0:
+            source, skip, slope = for_passes(s, keep)
+            passes.log_sum_exp(source, skip, slope.numpy(), float(scale), value.numpy())
+            return value, slope
+        slope = torch.empty_like(s)
         for part in in_blocks(s.shape):
             e = keep(slope[part].copy_(s[part]), part, -torch.inf)
             value[part] = log_sum_exp_(e, scale)
@@ -226,23 +293,48 @@ class _Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, source: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, length)  # type: ignore[arg-type]
-        return rows @ rows.T
+        return _with_itself(rows)
 
     @staticmethod
     @once
     def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
         rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
-        # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
-        to_rows = slope.T.contiguous().add_(slope) @ rows
-        if length is not None:
-            along_sphere(to_rows, rows, length, to_rows)
-        return to_rows, None, None
+        return to_source(both_ways(slope), rows, length), None, None
+
+
+def both_ways(slope: Tensor) -> Tensor:
+    """(N, N) slope + slopeᵀ."""
+    # Copied first: adding a transposed matrix takes twice as long as turning it and adding it.
+    return slope.T.contiguous().add_(slope)
+
+
+def to_source(slope: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
+    """(N, D): the slope to what rows were made of, by that to their products (N, N), both ways."""
+    to_rows = slope @ rows
+    return to_rows if length is None else along_sphere(to_rows, rows, length, to_rows)
+
+
+def _with_itself(rows: Tensor) -> Tensor:
+    """(N, N) rows·rowsᵀ, exactly symmetric: on a CPU only the blocks on and below the diagonal are
+    products, where that is faster."""
+    n, dim = rows.shape
+    if n < HALVED or dim < HALVED or rows.device.type != "cpu":
+        return rows @ rows.T
+    found, step = rows.new_empty(n, n), max(n // 8, HALVED // 2)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        torch.mm(rows[start:stop], rows[:stop].T, out=found[start:stop, :stop])
+        if start:
+            found[:start, start:stop].copy_(found[start:stop, :start].T)
+    return found
 
 
 def gram(rows: Tensor) -> Tensor:
     """(N, N) rows·rowsᵀ; two matrix products in all, where autograd takes three."""
-    source, length = made_of(rows)
-    return _Square.apply(source, rows.detach(), length)  # type: ignore[return-value]
+    (source, length), rows = made_of(rows), rows.detach()
+    square = _Square.apply(source, rows, length)
+    square.square_of = source, rows, length  # type: ignore[attr-defined]
+    return square  # type: ignore[return-value]
 
 
 def picked(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -293,6 +385,10 @@ def made_of(rows: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Tensor:
     """(N, D) into `out`, which may be `slope`: the slope to what unit rows were made of."""
+    passes = compiled(out)
+    if passes and out is slope and rows.is_contiguous() and out.is_contiguous():
+        passes.along_sphere(out.numpy(), rows.numpy(), length.numpy())
+        return out
     for part in in_blocks(slope.shape):
         s, r = slope[part], rows[part]
         along = (s * r).sum(1, keepdim=True)
@@ -302,12 +398,23 @@ def along_sphere(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> Te
 
 def have_directions(length: Tensor, dim: int) -> bool:
     """Whether rows of these lengths (N, 1) are far from where squares under- or overflow."""
-    limits = torch.finfo(length.dtype)
-    shortest, longest = map(float, length.aminmax()) if len(length) else (1.0, 1.0)
+    if not len(length):
+        return True
+    shortest, longest = length.aminmax()
+    return _far_from_limits(float(shortest), float(longest), dim, length.dtype)
+
+
+def _far_from_limits(shortest: float, longest: float, dim: int, dtype: torch.dtype) -> bool:
+    limits = torch.finfo(dtype)
     return limits.tiny**0.5 / limits.eps < shortest <= longest < limits.max**0.5 / dim
 
 
 def _directions(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    if (passes := compiled(x)) and len(x) and x.is_contiguous():
+        rows, length = torch.empty_like(x), x.new_empty(len(x), 1)
+        shortest, longest = passes.unit(x.numpy(), rows.numpy(), length.numpy())
+        if _far_from_limits(shortest, longest, x.shape[1], x.dtype):
+            return rows, length, None
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     limits = torch.finfo(x.dtype)
     if have_directions(length, x.shape[1]):
@@ -335,52 +442,3 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: FunctionCtx, slope: Tensor) -> tuple[Tensor, None, None]:
         rows, length = ctx.saved_tensors  # type: ignore[attr-defined]
         return along_sphere(slope, rows, length, torch.empty_like(rows)), None, None
-
-
-def soft_ranks(
-    similarity: Tensor, positives: Positives, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """(A, P) the positives' similarities, and (A, P) how many columns of the mask (A, R) are more
-    similar than each positive p, softly: Σ_mask σ((s_j - s_p) / temperature).
-
-    A positive that is in the mask counts ½ for itself. Places that a row of positives does not fill
-    hold the count of column 0. Time O(A·R·P), memory O(A·R): the backward pass computes the
-    sigmoids once more.
-    """
-    return _SoftRanks.apply(similarity, positives.columns, mask, temperature)  # type: ignore[return-value]
-
-
-class _SoftRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, similarity: Tensor, columns: Tensor, mask: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        own = similarity.gather(1, columns)
-        ranks = torch.empty_like(own)
-        for part in in_blocks((*columns.shape, similarity.shape[1])):
-            ranks[part] = _ahead(similarity[part], own[part], mask[part], temperature).sum(2)
-        ctx.save_for_backward(similarity, columns, mask)
-        ctx.temperature = temperature  # type: ignore[attr-defined]
-        return own, ranks
-
-    @staticmethod
-    @once
-    def backward(ctx: FunctionCtx, to_own: Tensor, to_ranks: Tensor) -> tuple[Tensor | None, ...]:
-        similarity, columns, mask = ctx.saved_tensors  # type: ignore[attr-defined]
-        temperature = ctx.temperature  # type: ignore[attr-defined]
-        own = similarity.gather(1, columns)
-        to_ranks = to_ranks / temperature
-        to_own = to_own.clone()
-        slope = torch.empty_like(similarity)
-        for part in in_blocks((*columns.shape, similarity.shape[1])):
-            ahead = _ahead(similarity[part], own[part], mask[part], temperature)
-            weight = torch.ops.aten.sigmoid_backward(to_ranks[part].unsqueeze(2), ahead)
-            to_own[part] -= weight.sum(2)
-            torch.sum(weight, 1, out=slope[part])
-        return slope.scatter_add_(1, columns, to_own), None, None, None
-
-
-def _ahead(similarity: Tensor, own: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """(A, P, R): σ((s_j - s_p) / temperature), 0 outside the mask."""
-    seen = torch.where(mask, similarity, -torch.inf)
-    return (seen[:, None] - own[:, :, None]).div_(temperature).sigmoid_()

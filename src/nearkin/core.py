@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from nearkin.closed import (
-    Positives,
+    Keep,
     UnitRows,
     distances,
     gram,
     masked,
-    mates_of,
     picked,
-    positives_of,
     without_autocast,
 )
+from nearkin.positives import Positives, mates_of, positives_of
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
 
@@ -248,19 +247,22 @@ class Comparison:
         """The columns of `same`, side by side: few where classes are many."""
         return mates_of(self.anchor_label) if self._whole_batch else positives_of(self.same)
 
-    def keep_different(self, x: Tensor, part: slice, by: float) -> Tensor:
-        """x (B, R), the rows `part` of a matrix (A, R), changed in place: `by` stands wherever a
-        pair is not different. A closed.Keep; many times faster than a mask where few are not."""
-        if self._few_same is not None:
-            return x.scatter_(1, self._few_same[part], by)
-        return masked(self.different)(x, part, by)
+    @cached_property
+    def keep_different(self) -> Keep:
+        """Keeps the entries of a matrix (A, R) whose pairs are different; many times faster than a
+        mask where few are not."""
+        few = self._few_same
+        if few is None:
+            return masked(self.different)
+        return Keep(lambda x, part, by: x.scatter_(1, few[part], by), few)
 
-    def keep_compared(self, x: Tensor, part: slice, by: float) -> Tensor:
+    @cached_property
+    def keep_compared(self) -> Keep:
         """As `keep_different`, for pairs that are compared: same or different."""
-        if self._whole_batch:
-            x.diagonal(part.start or 0).fill_(by)
-            return x
-        return masked(self.compared)(x, part, by)
+        if not self._whole_batch:
+            return masked(self.compared)
+        itself = self.oneself[:, None]  # type: ignore[index]
+        return Keep(lambda x, part, by: x.scatter_(1, itself[part], by), itself)
 
     @cached_property
     def _few_same(self) -> Tensor | None:

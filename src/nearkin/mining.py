@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nearkin.closed import Positives, in_blocks
+from nearkin.closed import in_blocks
 from nearkin.core import Comparison
+from nearkin.positives import Positives
 
 Mining = Callable[[Comparison], Comparison]
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nearkin.blocked import blocked_softmax
-from nearkin.closed import Positives, masked, once, split_log_sum_exp
+from nearkin.closed import masked, once, split_log_sum_exp
 from nearkin.core import Comparison, at_least_float32
+from nearkin.positives import Positives
 
 FEW = 1 << 16  # logits; up to so many, few operations count for more than few passes
 

@@ -8,7 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from nearkin.closed import Keep, Rest, distance_slope, in_blocks, log_sum_exp_, split
+from nearkin.closed import (
+    Keep,
+    Rest,
+    distance_slope,
+    in_blocks,
+    log_sum_exp_,
+    split,
+)
 from nearkin.core import Comparison, Terms, home
 from nearkin.reduce import logsumexp_over, mean, not_negative, positive, ratio, softplus
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nearkin.closed import in_blocks, known
+from nearkin.closed import for_passes, in_blocks, known
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.reduce import mean
 
 # Nodes j = 0 .. bins stand at the similarities 1 - 2j/bins, the nearest first. Cell j + 2 lies
@@ -48,6 +49,14 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
         """Summed over negative pairs: the share of the positive pairs that are no nearer."""
+        if passes := compiled(s):
+            own = s.gather(1, positives.columns)
+            source, skip, slope = for_passes(s, c.keep_different)
+            pull, given = torch.empty_like(own), (own.numpy(), positives.count.numpy())
+            total = passes.overlap(
+                source, skip, slope.numpy(), *given, bins, attracted, pull.numpy()
+            )
+            return s.new_tensor(total), slope.scatter_add_(1, positives.columns, pull)
         own_cell, share = _cells(s.gather(1, positives.columns), bins)
         if positives.valid is not None:
             own_cell *= positives.valid

@@ -7,8 +7,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearkin.closed import distance_slope, in_blocks, log_sum_exp, split, split_log_sum_exp
+from nearkin.closed import (
+    distance_slope,
+    for_passes,
+    in_blocks,
+    log_sum_exp,
+    split,
+    split_log_sum_exp,
+)
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.reduce import (
     logsumexp,
     logsumexp_over,
@@ -45,13 +53,18 @@ def contrastive(c: Comparison, *, margin: float = 1.0) -> Terms:
     positives, anchors = c.positives, max(c.shape[0], 1)
 
     def near(s: Tensor) -> tuple[Tensor, Tensor]:
-        total, slope = s.new_zeros(()), torch.empty_like(s)
+        c.distance_of(s.new_empty(0))  # raises where there is none
+        if passes := compiled(s):
+            source, skip, slope = for_passes(s, c.keep_different)
+            total = passes.hinges_squared(source, skip, slope.numpy(), float(margin))
+            return s.new_tensor(total), slope
+        total, slope = s.new_zeros((), dtype=torch.float64), torch.empty_like(s)
         for part in in_blocks(s.shape):
             d = c.distance_of(s[part])
             gap = c.keep_different((margin - d).clamp_min_(0), part, 0.0)
             total += gap.square().sum()
             torch.mul(gap, distance_slope(d).mul_(-2), out=slope[part])
-        return total, slope
+        return total.to(s.dtype), slope
 
     own, repelled = split(c.similarity, positives, near)
     return Terms(

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nearkin.closed import IN_CACHE, Positives, known, split
+from nearkin.closed import IN_CACHE, known, split
 from nearkin.core import Comparison, Terms, home
+from nearkin.positives import Positives
 from nearkin.reduce import (
     ClassSoftmax,
     alone,

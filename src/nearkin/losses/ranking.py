@@ -6,9 +6,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearkin.closed import Positives, distance_slope, in_blocks, soft_ranks, split
+from nearkin.closed import distance_slope, for_passes, in_blocks, split
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
+from nearkin.positives import Positives
 from nearkin.reduce import mean, not_negative, positive, ratio
+from nearkin.soft_ranks import soft_ranks
 
 
 @home("in_batch", "cosine")
@@ -146,7 +149,14 @@ def ranked_list(
     positives, anchors = c.positives, max(c.shape[0], 1)
 
     def near_ones(s: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = s.new_empty(len(s)), torch.empty_like(s)
+        value = s.new_empty(len(s))
+        c.distance_of(s.new_empty(0))  # raises where there is none
+        if passes := compiled(s):
+            source, skip, slope = for_passes(s, c.keep_different)
+            given = float(boundary), float(temperature), value.numpy()
+            passes.weighted_hinges(source, skip, slope.numpy(), *given)
+            return value, slope
+        slope = torch.empty_like(s)
         for part in in_blocks(s.shape):
             d = c.distance_of(s[part])
             gap = c.keep_different((boundary - d).clamp_min_(0), part, 0.0)

@@ -9,8 +9,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nearkin.closed import Rest, distance_slope, in_blocks, known, log_sum_exp_, split
+from nearkin.closed import (
+    Rest,
+    distance_slope,
+    for_passes,
+    in_blocks,
+    known,
+    log_sum_exp_,
+    split,
+)
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.reduce import logsumexp_over, mean, not_negative, ratio
 
 # (B, R) exponents or hinge arguments of a block of pairs and all negatives, -inf where there is
@@ -128,7 +137,13 @@ def nearness(c: Comparison, distance_of: Callable[[Tensor], Tensor]) -> Rest:
     """(A,): log Σ_different e^{-d}, -inf where an anchor has no negative."""
 
     def rest(s: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = s.new_empty(len(s)), torch.empty_like(s)
+        value = s.new_empty(len(s))
+        distance_of(s.new_empty(0))  # raises where there is none
+        if passes := compiled(s):
+            source, skip, slope = for_passes(s, c.keep_different)
+            passes.nearness(source, skip, slope.numpy(), value.numpy())
+            return value, slope
+        slope = torch.empty_like(s)
         for part in in_blocks(s.shape):
             d = distance_of(s[part])
             weight = c.keep_different(-d, part, -torch.inf)

@@ -4,21 +4,29 @@ Mining, which chooses triplets for any loss, stands elsewhere."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nearkin.closed import distance_slope, in_blocks, known
+from nearkin.closed import (
+    distance_slope,
+    for_passes,
+    gathered,
+    in_blocks,
+    known,
+    nearest_below,
+)
 from nearkin.core import Comparison, Terms, home
+from nearkin.fast import compiled
 from nearkin.ranks import ladder, ranks_by_class
 from nearkin.reduce import mean, not_negative, positive, ratio, softplus
 
 PASSES = 64  # positives an anchor up to which a pass each is faster than a search among them
+COMPILED = 256  # the same of compiled passes
 COPY = 0.9999  # similarity from which on a positive is taken for a copy of the anchor
 
-# Any shape: similarities -> distances, and their slopes.
-Measure = Callable[[Tensor], tuple[Tensor, Tensor | float]]
 # (B, P) distances of the positives of some anchors, lowest where there is none, and (B, R) those of
 # the negatives, largest where the pair is none -> the sum over triplets, by how much it grows with
 # each positive (B, P), and by how much it falls with each negative (B, R).
@@ -45,7 +53,7 @@ def triplet(c: Comparison, *, margin: float = 0.2) -> Terms:
     ValueError where closeness is no distance.
     """
     not_negative(margin=margin)
-    total, violated = over_triplets(c, plain(c.distance_of), hinges, margin)
+    total, violated = over_triplets(c, Measure(c.distance_of), hinges, margin)
     return _joint(ratio(total, violated.sum(dtype=torch.float64)), c)
 
 
@@ -65,7 +73,7 @@ def triplet_soft_margin(c: Comparison) -> Terms:
     Memory O(A·R), time O(A·R·P) for P positives an anchor. Raises ValueError where closeness is no
     distance.
     """
-    total, _ = over_triplets(c, plain(c.distance_of), soft_margins)
+    total, _ = over_triplets(c, Measure(c.distance_of), soft_margins)
     return _joint(ratio(total, triplets(c)), c)
 
 
@@ -97,7 +105,7 @@ def triplet_semi_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
         columns = torch.cat([positives.columns, semi_hard(c)], 1)
         valid = (c.negatives > 0)[:, None].expand(-1, most)
         valid = valid if positives.valid is None else valid & positives.valid
-    squared = c.distance_of(s.gather(1, columns)).square()
+    squared = c.distance_of(gathered(s, columns)).square()
     return _joint(mean((squared[:, :most] - squared[:, most:] + margin).clamp_min(0), valid), c)
 
 
@@ -127,10 +135,11 @@ def triplet_hard(c: Comparison, *, margin: float = 0.2) -> Terms:
     with torch.no_grad():
         own = positives.fill(s.gather(1, positives.columns), torch.inf)
         farthest = positives.columns.gather(1, own.argmin(1, keepdim=True))
-        nearest = c.keep_different(s.clone(), slice(None), -torch.inf).argmax(1, keepdim=True)
-        columns = torch.cat([farthest, nearest], 1)
+        everyone = s.new_full((len(s), 1), torch.inf)
+        nearest = nearest_below(s, c.keep_different, everyone, strictly=False)
+        columns = torch.cat([farthest, nearest.clamp_min(0)], 1)
         scored = (positives.count > 0) & (c.negatives > 0)
-    d = c.distance_of(s.gather(1, columns))
+    d = c.distance_of(gathered(s, columns))
     return _joint(mean((d[:, 0] - d[:, 1] + margin).clamp_min(0), scored), c)
 
 
@@ -154,7 +163,9 @@ def easy_positive_hard_negative(c: Comparison, *, temperature: float = 0.1) -> T
 
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
-    return _joint(easiest_against(c, temperature, lambda s, easiest: s.clone()), c)
+    return _joint(
+        easiest_against(c, temperature, lambda easiest: torch.full_like(easiest, torch.inf)), c
+    )
 
 
 @home("in_batch", "cosine")
@@ -175,11 +186,7 @@ def easy_positive_semi_hard_negative(c: Comparison, *, temperature: float = 0.1)
 
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
-
-    def no_nearer(s: Tensor, easiest: Tensor) -> Tensor:
-        return torch.where(s <= easiest, s, -torch.inf)
-
-    return _joint(easiest_against(c, temperature, no_nearer), c)
+    return _joint(easiest_against(c, temperature, lambda easiest: easiest), c)
 
 
 @home("in_batch", "cosine")
@@ -208,7 +215,7 @@ def quadruplet(c: Comparison, *, margin: float = 1.0, second_margin: float = 0.5
     s = c.square().similarity
     with torch.no_grad():
         many, tuples = triplets(c).clamp_min(1), quadruplets(c)
-        total, slope, _ = scored_triplets(c, squared(c.distance_of), hinges, margin)
+        total, slope, _ = scored_triplets(c, Measure(c.distance_of, squared=True), hinges, margin)
         # Without tuples its slopes would cancel, but only after they were rounded.
         if tuples > 0:
             each = many / tuples.double()
@@ -220,19 +227,17 @@ def _joint(value: Tensor, c: Comparison) -> Terms:
     return Terms(other={"joint": value.to(c.similarity.dtype)})
 
 
-def plain(distance_of: Callable[[Tensor], Tensor]) -> Measure:
-    """Distances as they are."""
+@dataclass(frozen=True)
+class Measure:
+    """Any shape: similarities -> their distances by `distance_of`, perhaps squared, and slopes."""
 
-    def measure(s: Tensor) -> tuple[Tensor, Tensor]:
-        d = distance_of(s)
-        return d, distance_slope(d)
+    distance_of: Callable[[Tensor], Tensor]
+    squared: bool = False
 
-    return measure
-
-
-def squared(distance_of: Callable[[Tensor], Tensor]) -> Measure:
-    """Squared distances, 2 - 2s."""
-    return lambda s: (distance_of(s).square(), -2.0)
+    def __call__(self, s: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Distances and slopes, of any shape."""
+        d = self.distance_of(s)
+        return (d.square(), -2.0) if self.squared else (d, distance_slope(d))
 
 
 def triplets(c: Comparison) -> Tensor:
@@ -258,10 +263,15 @@ def scored_triplets(
     the distances of positives (A, P). No gradient."""
     s, positives = c.similarity, c.positives
     limits = torch.finfo(s.dtype)
-    own, _ = measure(s.gather(1, positives.columns))
+    own, per_own = measure(s.gather(1, positives.columns))
     near = positives.fill(own + margin, limits.min)
-    grows, slope = torch.empty_like(near), torch.empty_like(s)
-    total = s.new_zeros((), dtype=torch.float64)
+    grows = torch.empty_like(near)
+    if score is hinges and near.shape[1] <= COMPILED and (passes := compiled(s)):
+        source, skip, slope = for_passes(s, c.keep_different)
+        given = slope.numpy(), near.numpy(), measure.squared, grows.numpy()
+        total = s.new_tensor(passes.triplet_hinges(source, skip, *given), dtype=torch.float64)
+        return total, slope.scatter_add_(1, positives.columns, grows * per_own), grows
+    slope, total = torch.empty_like(s), s.new_zeros((), dtype=torch.float64)
     for part in in_blocks(s.shape):
         d, per_s = measure(s[part])
         far = c.keep_different(d.clone(), part, limits.max)
@@ -319,26 +329,18 @@ def semi_hard(c: Comparison) -> Tensor:
     """(A, P) int64: for each positive the most similar negative that is less similar than it; where
     there is none, the least similar negative."""
     s, columns = c.similarity, c.positives.columns
-    own, chosen = s.gather(1, columns), torch.empty_like(columns)
     if not columns.numel():
+        return torch.empty_like(columns)
+    chosen = nearest_below(s, c.keep_different, s.gather(1, columns), strictly=True)
+    if not bool((chosen < 0).any()):
         return chosen
-    for part in in_blocks(s.shape):
-        negative = c.keep_different(s[part].clone(), part, -torch.inf)
-        least = c.keep_different(s[part].clone(), part, torch.inf).argmin(1)
-        for p in range(columns.shape[1]):
-            behind = own[part, p : p + 1] - negative
-            # The positive ones alone: torch.where is slower by an order of magnitude.
-            gap, column = F.threshold(behind, 0.0, torch.inf).min(1)
-            chosen[part, p] = torch.where(gap < torch.inf, column, least)
-    return chosen
+    least = c.keep_different(s.clone(), slice(None), torch.inf).argmin(1, keepdim=True)
+    return torch.where(chosen < 0, least, chosen)
 
 
-def easiest_against(
-    c: Comparison, temperature: float, among: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """0-dim: the easiest positive of each anchor against the hardest of the negatives that are
-    `among` the similarities (A, R) by the easiest ones (A, 1), which puts -inf in place of the
-    others."""
+def easiest_against(c: Comparison, temperature: float, limit: Callable[[Tensor], Tensor]) -> Tensor:
+    """0-dim: the easiest positive of each anchor against the hardest of the negatives that are no
+    more similar than the `limit` made of the easiest ones' similarities (A, 1)."""
     positive(temperature=temperature)
     s, positives = c.similarity, c.positives
     if not positives.columns.numel():
@@ -347,12 +349,12 @@ def easiest_against(
         own = s.gather(1, positives.columns)
         own = positives.fill(torch.where(own < COPY, own, -torch.inf), -torch.inf)
         easiest, place = own.max(1, keepdim=True)
-        negative = c.keep_different(among(s, easiest), slice(None), -torch.inf)
-        most, hardest = negative.max(1, keepdim=True)
-        columns = torch.cat([positives.columns.gather(1, place), hardest], 1)
-        scored = (easiest > 0) & (most > 0)
-    s = s.gather(1, columns)
-    return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored[:, 0])
+        hardest = nearest_below(s, c.keep_different, limit(easiest), strictly=False)
+        columns = torch.cat([positives.columns.gather(1, place), hardest.clamp_min(0)], 1)
+    s = gathered(s, columns)
+    with torch.no_grad():
+        scored = (easiest[:, 0] > 0) & (hardest[:, 0] >= 0) & (s[:, 1] > 0)
+    return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored)
 
 
 def over_quadruplets(c: Comparison, margin: float, slope: Tensor, each: Tensor) -> Tensor:

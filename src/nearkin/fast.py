@@ -1,0 +1,31 @@
+"""Where the passes compiled by numba (extra `fast`) serve. Imports torch only; `passes` is found by
+name, where numba is installed."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGE, FEW_THREADS = 1 << 20, 4  # entries, and threads, beyond which plain torch passes faster
+
+
+@lru_cache(maxsize=1)
+def passes() -> Any:
+    """The passes compiled by numba; None without it (extra `fast`)."""
+    try:
+        return importlib.import_module("nearkin.passes")
+    except ImportError:
+        return None
+
+
+def compiled(x: Tensor) -> Any:
+    """The compiled passes where they serve a matrix like this; else None, and plain torch gives the
+    same."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        return None
+    # A pass has one thread: many of them share a large matrix better.
+    return passes() if x.numel() <= LARGE or torch.get_num_threads() <= FEW_THREADS else None
