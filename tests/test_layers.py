@@ -116,7 +116,7 @@ BESIDE = {
     "pretrained": {"cache"},
     "pictures": {"ahead", "cache", "crops", "inputs", "pixels", "runtime", "store"},
     "evaluation": {"information"},
-    "search": {"cache"},
+    "search": {"cache", "jit"},
     "settings": {"catalog"},
     "config": {"catalog", "settings"},
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -12,38 +14,49 @@ import numba
 from nearkin.cache import cache_folder
 from nearkin.core import warn_once
 
-# A division by 0 is infinite, as in numpy: asking costs a branch, and raises in plain loops.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+Loop = Callable[..., Any]
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when first called, and kept in nearkin's own cache folder where it can be (or in
-    numba's, where NUMBA_CACHE_DIR names one)."""
-    uncached = numba.njit(**_OPTIONS)(function)
-    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    try:
-        numba.config.CACHE_DIR = before or str(cache_folder() / "numba")  # type: ignore[attr-defined]
-        cached = numba.njit(**_OPTIONS, cache=True)(function)
-    except (OSError, RuntimeError) as error:  # nowhere to write
-        _warn(error)
-        return uncached
-    finally:
-        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
-    kept = [cached]
+def jit_of(files: Iterable[Path], **options: Any) -> Callable[[Loop], Loop]:
+    """A decorator: compiled when first called, and kept in nearkin's own cache folder where it can
+    be, or in numba's where NUMBA_CACHE_DIR names one.
 
-    @wraps(function)
-    def call(*arguments):
-        # The file is written before the loop runs, so that nothing is counted twice.
-        if kept:
-            try:
-                return kept[0](*arguments)
-            except (OSError, EOFError) as error:
-                with contextlib.suppress(IndexError):  # another thread was as unlucky
-                    kept.pop()
-                _warn(error)
-        return uncached(*arguments)
+    files     all that the loops are written in: numba looks for changes in a loop's own file alone,
+              so that another state of any of them needs a folder of its own
+    options   of numba.njit
+    """
+    state = hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
+    options = {"nogil": True, **options}
 
-    return call
+    def jit(function: Loop) -> Loop:
+        uncached = numba.njit(**options)(function)
+        before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+        folder = Path(before) if before else cache_folder() / "numba"
+        try:
+            numba.config.CACHE_DIR = str(folder / state[:16])  # type: ignore[attr-defined]
+            cached = numba.njit(**options, cache=True)(function)
+        except (OSError, RuntimeError) as error:  # nowhere to write
+            _warn(error)
+            return uncached
+        finally:
+            numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
+        kept = [cached]
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            # The file is written before the loop runs, so that nothing is counted twice.
+            if kept:
+                try:
+                    return kept[0](*arguments)
+                except (OSError, EOFError) as error:
+                    with contextlib.suppress(IndexError):  # another thread was as unlucky
+                        kept.pop()
+                    _warn(error)
+            return uncached(*arguments)
+
+        return call
+
+    return jit
 
 
 def _warn(error: BaseException) -> None:

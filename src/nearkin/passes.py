@@ -9,6 +9,7 @@ gets slope 0.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -16,7 +17,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from nearkin.jit import jit
+from nearkin.jit import jit_of
 
 F = np.float32
 ZERO, ONE, TWO = F(0), F(1), F(2)
@@ -25,9 +26,12 @@ LEAST = F(np.finfo(np.float32).tiny ** 0.5)  # of a squared distance: see closed
 COPIES = F(np.finfo(np.float32).tiny ** 0.25 * 1.001)  # distances of identical rows
 TILE = 32  # rows and columns of what is turned at once
 
-_plain = numba.njit(nogil=True, error_model="numpy")
-_fused = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})
-_in_any_order = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+# A division by 0 is infinite, as in numpy: asking costs a branch, and raises in plain loops.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+jit = jit_of([Path(__file__)], **OPTIONS)
+_plain = numba.njit(**OPTIONS)
+_fused = numba.njit(**OPTIONS, fastmath={"contract"})
+_in_any_order = numba.njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 
 
 def _read_as(to: Any, of: Any) -> Any:

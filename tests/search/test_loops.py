@@ -80,7 +80,7 @@ assert ["No space left" in str(one.message) for one in said] == [True], said
 
 def test_a_full_disk_costs_a_warning_only(tmp_path):
     pytest.importorskip("numba")
-    home = {**os.environ, "NEARKIN_HOME": str(tmp_path)}
+    home = {**os.environ, "NEARKIN_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}
     assert subprocess.run([sys.executable, "-c", FULL], check=False, env=home).returncode == 0
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import wraps
 from pathlib import Path
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from nearkin.cache import cache_folder
-from nearkin.core import warn_once
+from nearkin.jit import jit_of
 
 WIDER = np.float32(1 + 4e-6)  # `cut` is below the half of a row, times this above it
 RUN = 64  # entries that are looked at together: most runs hold nothing that is near enough
@@ -75,47 +72,7 @@ class Terms(NamedTuple):
     shift: np.ndarray
 
 
-def _folder() -> Path:
-    """Where the compiled loops are kept: numba looks for changes in a loop's own file alone, so
-    that another state of any of these files needs a folder of its own."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    state = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-    return cache_folder() / "numba" / state[:16]
-
-
-def jit(function):
-    """Compiled when first called, and kept in nearkin's own cache folder where it can be."""
-    uncached = numba.njit(nogil=True)(function)
-    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-    try:
-        numba.config.CACHE_DIR = str(_folder())  # type: ignore[attr-defined]
-        cached = numba.njit(nogil=True, cache=True)(function)
-    except (OSError, RuntimeError) as error:  # nowhere to write
-        _warn(error)
-        return uncached
-    finally:
-        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
-    kept = [cached]
-
-    @wraps(function)
-    def call(*arguments):
-        # The file is written before the loop runs, so that nothing is counted twice.
-        if kept:
-            try:
-                return kept[0](*arguments)
-            except (OSError, EOFError) as error:
-                kept.clear()
-                _warn(error)
-        return uncached(*arguments)
-
-    return call
-
-
-def _warn(error: BaseException) -> None:
-    warn_once(
-        f"the compiled loops cannot be kept in {cache_folder() / 'numba'} and are compiled anew by "
-        f"each process, which takes seconds; make room there, or set NEARKIN_HOME: {error}"
-    )
+jit = jit_of(Path(__file__).parent.glob("*.py"))
 
 
 def helper(function):
