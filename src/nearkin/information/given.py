@@ -99,9 +99,13 @@ def _values(labels: Any, name: str) -> list[Any] | np.ndarray:
 def _kind(values: list[Any] | np.ndarray) -> str:
     if isinstance(values, np.ndarray):
         return f"multi-hot with {values.shape[1]} columns"
+    # The few types say it where all is well; the loop below finds the value that is wrong.
+    found = {_kind_of(each) for each in set(map(type, values))}
+    if len(found) == 1 and None not in found:
+        return str(found.pop())
     kinds = {}
     for place, value in enumerate(values):
-        kind = next((k for k, types in _KINDS.items() if isinstance(value, types)), None)
+        kind = _kind_of(type(value))
         if kind is None:
             raise TypeError(
                 f"labels must be integers or texts, but label {place} is {value!r:.60} "
@@ -112,6 +116,10 @@ def _kind(values: list[Any] | np.ndarray) -> str:
         said = " and ".join(f"{kind} ({value!r:.30})" for kind, value in kinds.items())
         raise TypeError(f"labels must be all integers or all texts, but there are {said}")
     return next(iter(kinds), "integers")
+
+
+def _kind_of(each: type) -> str | None:
+    return next((kind for kind, types in _KINDS.items() if issubclass(each, types)), None)
 
 
 _KINDS = {"integers": int, "texts": str, "bytes": bytes}
