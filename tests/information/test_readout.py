@@ -14,6 +14,7 @@ from nearkin.information.readout import (
     read_infonce,
     read_interpolated,
     read_log_mean,
+    scaled,
 )
 from nearkin.losses import bounds
 from nearkin.losses.pairwise import infonce
@@ -153,3 +154,41 @@ def test_l1out_by_hand():
         3 - math.log((e(-1) + e(0)) / 2),
     ]
     assert read_l1out(scores).tolist() == pytest.approx(expected)
+
+
+# --- scale and level
+
+
+def of_exponential(scores):
+    return -read_exponential(scores, 1.0).value
+
+
+def test_scale_and_level_make_the_best_critic_of_a_wrong_one(best):
+    wrong = 1.6 * best[4] + 3
+    chosen = scaled(wrong, of_exponential, 1.0)
+    assert chosen.scale == pytest.approx(1 / 1.6, abs=0.08)
+    right = chosen(wrong)
+    assert read_exponential(right, 1.0).value == pytest.approx(-chosen.loss)
+    far = ~torch.eye(K, dtype=torch.bool)
+    assert right[:, far].exp().mean().item() == pytest.approx(math.e, rel=1e-9)
+    # No scale on a grid is better, and of the best critic nothing is taken.
+    assert chosen.loss <= min(of_exponential(t * wrong + c) for t in (0.4, 0.6, 1) for c in (0, -1))
+    assert scaled(best[2], of_exponential, 1.0).scale > 0.9
+
+
+def test_scores_that_hold_for_nothing_become_a_constant():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, 16, 16, generator=generator, dtype=torch.float64)
+    noise.diagonal(dim1=1, dim2=2).sub_(1.0)
+    for read, baseline in ((of_exponential, 1.0), (lambda s: -read_infonce(s).value, None)):
+        chosen = scaled(noise, read, baseline)
+        assert chosen.scale == 0
+        assert chosen.loss == pytest.approx(0, abs=1e-12)
+        assert chosen(noise).unique().numel() == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_have_an_infinite_loss(value):
+    s = torch.zeros(2, 4, 4)
+    s[1, 2, 3] = value
+    assert scaled(s, of_exponential, 1.0).loss == math.inf

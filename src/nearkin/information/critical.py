@@ -15,10 +15,11 @@ from torch import Tensor
 
 from nearkin.information.base import Information
 from nearkin.information.readout import (
+    Way,
     by_bound,
     estimated,
+    exponential,
     paired,
-    read_exponential,
     read_infonce,
     read_interpolated,
     read_log_mean,
@@ -64,10 +65,7 @@ def infonce(
     return estimated(
         "infonce",
         s,
-        loss,
-        lambda scores: read_infonce(scores, over),
-        "lower",
-        math.log,
+        Way(loss, lambda scores: read_infonce(scores, over), "lower", math.log),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -99,9 +97,7 @@ def donsker_varadhan(
     return estimated(
         "donsker_varadhan",
         s,
-        by_bound(bounds.donsker_varadhan),
-        read_log_mean,
-        "neither",
+        Way(by_bound(bounds.donsker_varadhan), read_log_mean, "neither"),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -137,9 +133,7 @@ def mine(
     return estimated(
         "mine",
         s,
-        Corrected(memory),
-        read_log_mean,
-        "neither",
+        Way(Corrected(memory), read_log_mean, "neither"),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -193,9 +187,7 @@ def nwj(
     return estimated(
         "nwj",
         s,
-        by_bound(bounds.nwj),
-        lambda scores: read_exponential(scores, 1.0),
-        "lower",
+        exponential(by_bound(bounds.nwj), 1.0),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -228,9 +220,7 @@ def tuba(
     return estimated(
         "tuba",
         s,
-        by_bound(bounds.tuba),
-        lambda scores: read_exponential(scores, 0.0),
-        "lower",
+        exponential(by_bound(bounds.tuba), 0.0),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -271,10 +261,13 @@ def interpolated(
     return estimated(
         "interpolated",
         s,
-        by_bound(lambda c: bounds.interpolated(c, alpha=alpha)),
-        lambda scores: read_interpolated(scores, alpha),
-        "lower",
-        ceiling,
+        Way(
+            by_bound(lambda c: bounds.interpolated(c, alpha=alpha)),
+            lambda scores: read_interpolated(scores, alpha),
+            "lower",
+            ceiling,
+            log_baseline=0.0,
+        ),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -309,9 +302,9 @@ def smile(
     return estimated(
         "smile",
         s,
-        by_bound(bounds.jsd),
-        lambda scores: read_log_mean(scores, clip),
-        "neither",
+        Way(
+            by_bound(bounds.jsd), lambda scores: read_log_mean(scores, clip), "neither", bound=False
+        ),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -343,9 +336,7 @@ def js_kl(
     return estimated(
         "js_kl",
         s,
-        by_bound(bounds.jsd),
-        lambda scores: read_exponential(scores, 0.0),
-        "lower",
+        exponential(by_bound(bounds.jsd), 0.0),
         critic=critic,
         batch=batch,
         steps=steps,

@@ -91,6 +91,14 @@ def samples(x: Any, y: Any, seed: int = 0) -> Samples:
     return Samples(rows, None, coded.codes, None, seed)
 
 
+def check_count(name: str, value: Any, least: int, of: str) -> None:
+    """Raise ValueError where a setting that counts is no integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(
+            f"{name} counts {of}, so it must be an integer of {least} or more, not {value!r}"
+        )
+
+
 def _is_float(values: Any) -> bool:
     if isinstance(values, Tensor):
         return values.dtype.is_floating_point
