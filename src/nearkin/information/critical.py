@@ -2,8 +2,12 @@
 
 Each trains on batches of K pairs, in which the K·(K - 1) pairs of x_i with another y_j stand for
 the product of the marginals; the bounds are the losses of `nearkin.losses`, on the critic's scores.
-What is reported is of batches of K pairs that training has not seen. Those that do without a critic
-stand beside: nearest, gaussian, conditional.
+A validation part chooses the state of the critic f, and the scale of t·f + c (t from 0 to 1, and c
+where the bound has exponentials): what was learned by heart of few pairs is taken back by it, and
+one score far out no longer decides a mean. t·f + c is a critic, so that bounds stay bounds. What is
+reported is of batches of K pairs that neither part holds; a standard error is at least that of one
+free number, 1 / (√2 N) nats (`base.least_error`). Those that do without a critic stand beside:
+nearest, gaussian, conditional.
 """
 
 from __future__ import annotations
@@ -52,7 +56,8 @@ def infonce(
     rate       of Adam
     held_out   share of the pairs that the estimate is read off
 
-    Raises ValueError for fewer than 40 pairs and for unknown settings.
+    Warns where nothing was learned that holds for the validation part: the estimate is about 0.
+    Raises ValueError for fewer than 40 pairs, for unknown settings, and where training diverged.
     """
     if over not in ("rows", "columns", "both"):
         raise ValueError(f"over must be rows, columns or both, not {over!r}")
@@ -178,7 +183,8 @@ def nwj(
     I >= mean_i f(x_i, y_i) - e^{-1} mean_{i≠j} e^{f(x_i, y_j)}
 
     A lower bound on average, without a ceiling; its variance grows as e^{2I}, and its standard
-    error is itself not to be relied on above about 5 nats.
+    error is itself not to be relied on above about 5 nats. f has the level at which the mean of
+    e^{f - 1} is 1 on the validation part.
 
     critic, batch, steps, rate, held_out   as of infonce
 

@@ -146,8 +146,9 @@ def scaled(
     found = minimize_scalar(
         lambda t: at(t).loss, bounds=(0, 1), method="bounded", options={"xatol": 0.02}
     )
+    best = float(found.x)  # type: ignore[attr-defined]
     # An end is the least one more often than not, and the search does not look there.
-    return min((at(t) for t in (1.0, 0.0, float(found.x))), key=lambda each: each.loss)
+    return min((at(t) for t in (1.0, 0.0, best)), key=lambda each: each.loss)
 
 
 def _log_mean(s: Tensor) -> float:
