@@ -1,4 +1,4 @@
-"""Critics that an objective trains beside the encoder. Imports torch only."""
+"""The critic of a distance: what RankMI, bounds and estimators judge a pair by. Imports torch only."""
 
 from __future__ import annotations
 
