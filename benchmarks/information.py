@@ -104,7 +104,9 @@ COLUMNS = ("scikit-learn", "plain torch", "numba", "as chosen")
 
 LEARNED = {
     "infonce": Way(by_bound(lambda c: infonce(c, temperature=1.0)), read_infonce, "lower"),
-    "donsker_varadhan": Way(by_bound(bounds.donsker_varadhan), read_log_mean, "neither"),
+    "donsker_varadhan": Way(
+        by_bound(bounds.donsker_varadhan), read_log_mean, "neither", judge="cap"
+    ),
     "mine": None,
     "nwj": exponential(by_bound(bounds.nwj), 1.0),
     "tuba": exponential(by_bound(bounds.tuba), 0.0),
@@ -114,8 +116,8 @@ LEARNED = {
         "lower",
         log_baseline=0.0,
     ),
-    "smile 1": Way(by_bound(bounds.jsd), lambda s: read_log_mean(s, 1.0), "neither", bound=False),
-    "smile 5": Way(by_bound(bounds.jsd), lambda s: read_log_mean(s, 5.0), "neither", bound=False),
+    "smile 1": Way(by_bound(bounds.jsd), lambda s: read_log_mean(s, 1.0), "neither", judge="loss"),
+    "smile 5": Way(by_bound(bounds.jsd), lambda s: read_log_mean(s, 5.0), "neither", judge="loss"),
     "js_kl": exponential(by_bound(bounds.jsd), 0.0),
 }
 PILOT = {
@@ -137,7 +139,7 @@ def learn_critics(seed: int, steps: int = 1500, batch: int = 64, rate: float = 1
     for name, way in LEARNED.items():
         cells = []
         for nats in (2, 6, 10):
-            corrected = way or Way(Corrected(0.99), read_log_mean, "neither")
+            corrected = way or Way(Corrected(0.99), read_log_mean, "neither", judge="cap")
             found = np.array(_learned(nats, corrected, seed, steps, batch, rate))
             cells.append(f"{found.mean():.2f} ± {found.std():.2f} ({np.median(found):.2f})")
         print(

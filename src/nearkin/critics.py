@@ -1,4 +1,5 @@
-"""The critic of a distance: what RankMI, bounds and estimators judge a pair by. Imports torch only."""
+"""The critic of a distance, by which RankMI, bounds and estimators judge a pair. Imports torch
+only."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_wrong_input_is_told(z, y, said):
 
 
 def test_one_fold_is_refused():
-    with pytest.raises(ValueError, match="folds counts parts.* an integer of 2 or more, not 1"):
+    with pytest.raises(ValueError, match=r"folds counts parts.* an integer of 2 or more, not 1"):
         label_information(np.ones((4, 2)), [0, 0, 1, 1], folds=1)
 
 

@@ -2,12 +2,13 @@
 
 Each trains on batches of K pairs, in which the K·(K - 1) pairs of x_i with another y_j stand for
 the product of the marginals; the bounds are the losses of `nearkin.losses`, on the critic's scores.
-A validation part chooses the state of the critic f, and the scale of t·f + c (t from 0 to 1, and c
-where the bound has exponentials): what was learned by heart of few pairs is taken back by it, and
-one score far out no longer decides a mean. t·f + c is a critic, so that bounds stay bounds. What is
-reported is of batches of K pairs that neither part holds; a standard error is at least that of one
-free number, 1 / (√2 N) nats (`base.least_error`). Those that do without a critic stand beside:
-nearest, gaussian, conditional.
+A validation part chooses the state of the critic f and the scale t, from 0 to 1, of t·f: what was
+learned by heart of few pairs is taken back by it. Where the estimate has a mean of e^f (nwj, tuba,
+js_kl, donsker_varadhan, mine), it also chooses m and c of min(t·f, m) + c, so that one score far
+out does not decide that mean. All these are critics, so that bounds stay bounds. What is reported
+is of batches of K pairs that neither part holds; a standard error is at least that of one free
+number, 1 / (√2 N) nats (`base.least_error`). Those that do without a critic stand beside: nearest,
+gaussian, conditional.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def donsker_varadhan(
     return estimated(
         "donsker_varadhan",
         s,
-        Way(by_bound(bounds.donsker_varadhan), read_log_mean, "neither"),
+        Way(by_bound(bounds.donsker_varadhan), read_log_mean, "neither", judge="cap"),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -138,7 +139,7 @@ def mine(
     return estimated(
         "mine",
         s,
-        Way(Corrected(memory), read_log_mean, "neither"),
+        Way(Corrected(memory), read_log_mean, "neither", judge="cap"),
         critic=critic,
         batch=batch,
         steps=steps,
@@ -184,7 +185,7 @@ def nwj(
 
     A lower bound on average, without a ceiling; its variance grows as e^{2I}, and its standard
     error is itself not to be relied on above about 5 nats. f has the level at which the mean of
-    e^{f - 1} is 1 on the validation part.
+    e^{f - 1} is 1 on the validation part, and a cap by the number of its pairs.
 
     critic, batch, steps, rate, held_out   as of infonce
 
@@ -309,7 +310,10 @@ def smile(
         "smile",
         s,
         Way(
-            by_bound(bounds.jsd), lambda scores: read_log_mean(scores, clip), "neither", bound=False
+            by_bound(bounds.jsd),
+            lambda scores: read_log_mean(scores, clip),
+            "neither",
+            judge="loss",
         ),
         critic=critic,
         batch=batch,

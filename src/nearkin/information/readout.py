@@ -109,15 +109,17 @@ def _off_diagonal(s: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scaled:
-    """t·f + c of a critic f, which is a critic again, so that bounds stay bounds; and its loss."""
+    """min(t·f, m) + c of a critic f, which is a critic again, so that bounds stay bounds; and the
+    loss by which t, m and c were chosen."""
 
     scale: float
     level: float
     loss: float
+    most: float = math.inf
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Scores of any shape -> the same shape, float64."""
-        return self.scale * scores.double() + self.level
+        return (self.scale * scores.double()).clamp_max(self.most) + self.level
 
 
 def scaled(
@@ -127,9 +129,8 @@ def scaled(
     not trained on: 1 leaves a critic as it is, 0 makes a constant of one that holds for its
     training pairs only. loss of (B, K, K) float64 has one minimum in t.
 
-    log_baseline   of a bound with exponentials: the level c is then the one at which the mean of
-                   e^(t·f + c) over different pairs is e^log_baseline, where such a bound is
-                   highest (Poole et al. 2019, section 2.2). Else c = 0.
+    log_baseline   where it is given the level c is the one at which the mean of e^(t·f + c) over
+                   different pairs is e^log_baseline; else 0
 
     The loss is infinite where a score is.
     """
@@ -151,6 +152,43 @@ def scaled(
     return min((at(t) for t in (1.0, 0.0, best)), key=lambda each: each.loss)
 
 
+def capped(scores: Tensor, log_baseline: float) -> Scaled:
+    """Scale, cap and level for bounds with exponentials, on scores (B, K, K) of pairs that the
+    critic was not trained on. The scale t maximizes, without a cap,
+
+    mean_i min(t f_ii, m) - log (mean_{i≠j} e^{min(t f_ij, m)} + e^m / M)
+
+    of M pairs i ≠ j; then so does the cap m, from the median of the t f_ii on. c is log_baseline
+    less that log, where such a bound is highest (Poole et al. 2019, section 2.2). e^m / M is for
+    the pairs that are not among the M: one in M + 2 is to be expected beyond all of them (Laplace's
+    rule of succession), and there a critic of 10 nats is e^20 and more, so that the mean over M
+    pairs says little of the mean over all.
+
+    The loss is that of t. It is infinite where a score is.
+    """
+
+    def uncapped(s: Tensor) -> float:
+        return _log_mean(s) - float(s.diagonal(dim1=1, dim2=2).mean())
+
+    chosen = scaled(scores, uncapped)
+    if not math.isfinite(chosen.loss):
+        return chosen
+    s = chosen(scores)
+    cap = s.diagonal(dim1=1, dim2=2).flatten().sort().values
+    far = s[:, ~torch.eye(s.shape[1], dtype=torch.bool)].flatten().sort().values
+    within = torch.arange(1, len(cap) + 1, dtype=s.dtype)
+    mean = (cap.cumsum(0) + (len(cap) - within) * cap) / len(cap)
+    below = torch.searchsorted(far, cap)  # different pairs below each cap
+    nothing = torch.tensor([-math.inf], dtype=s.dtype)
+    beyond = (len(far) - below + 1).log() + cap
+    log_sum = torch.logaddexp(torch.cat((nothing, far.logcumsumexp(0)))[below], beyond)
+    log_mean = log_sum - math.log(len(far))
+    half = len(cap) // 2
+    best = half + int((mean - log_mean)[half:].argmax())
+    level = log_baseline - float(log_mean[best])
+    return Scaled(chosen.scale, level, chosen.loss, float(cap[best]))
+
+
 def _log_mean(s: Tensor) -> float:
     """log mean_{i≠j} e^{s_ij} of all batches (B, K, K)."""
     own = torch.eye(s.shape[1], dtype=torch.bool)
@@ -166,8 +204,9 @@ class Way:
     read           the estimate, of scores (B, K, K)
     kind           of the estimate
     ceiling        of the estimate in nats, of K
-    log_baseline   of a bound with exponentials, see `scaled`
-    bound          whether the estimate is highest for the best critic; else its loss judges scale
+    log_baseline   of a bound with exponentials, see `scaled` and `capped`
+    judge          what chooses the critic on the validation part: "cap" (capped), "read" (scaled by
+                   the estimate, a bound), "loss" (scaled by the loss that it is trained by)
     """
 
     loss: Callable[[Tensor], Tensor]
@@ -175,14 +214,16 @@ class Way:
     kind: str
     ceiling: Callable[[int], float] = lambda size: math.inf
     log_baseline: float | None = None
-    bound: bool = True
+    judge: str = "read"
 
     def scaled(self, scores: Tensor) -> Scaled:
-        """The critic's scale and level by scores (B, K, K) of a validation part."""
+        """The critic's scale, level and cap by scores (B, K, K) of a validation part."""
+        if self.judge == "cap":
+            return capped(scores, self.log_baseline or 0.0)
         return scaled(scores, self._judged, self.log_baseline)
 
     def _judged(self, scores: Tensor) -> float:
-        if self.bound:
+        if self.judge == "read":
             return -self.read(scores).value
         return float(torch.stack([self.loss(s) for s in scores]).mean())
 
@@ -246,5 +287,9 @@ def by_bound(bound: Bound) -> Callable[[Tensor], Tensor]:
 def exponential(loss: Callable[[Tensor], Tensor], log_baseline: float) -> Way:
     """Read as the bound of TUBA with one baseline, whatever the critic is trained by."""
     return Way(
-        loss, lambda s: read_exponential(s, log_baseline), "lower", log_baseline=log_baseline
+        loss,
+        lambda s: read_exponential(s, log_baseline),
+        "lower",
+        log_baseline=log_baseline,
+        judge="cap",
     )
