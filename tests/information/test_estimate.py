@@ -182,12 +182,22 @@ def test_classes_by_mixed():
         ("ksg", {"k": True}, "k counts neighbors, so it must be an integer of 1 or more, not True"),
         ("ksg", {"jitter": -1.0}, "jitter is a deviation of noise, 0 or more and finite, not -1.0"),
         ("ksg", {"jitter": math.nan}, "jitter is a deviation of noise, 0 or more and finite"),
+        ("infonce", {"rate": "fast"}, "rate of infonce must be a number, not 'fast'"),
+        ("ba", {"entropy": "1"}, "entropy of ba must be a number, not '1'"),
+        ("interpolated", {"alpha": None}, "alpha of interpolated must be a number, not None"),
+        ("infonce", {"seed": 1.5}, "seed must be an integer of 0 or more, not 1.5"),
+        ("ksg", {"seed": -1}, "seed must be an integer of 0 or more, not -1"),
         ("ksg", {"k": 5000}, "k = 5000 neighbors need more than 5000 rows"),
     ],
 )
 def test_wrong_wishes_are_named(name, settings, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         found(name, rows=100, **settings)
+
+
+def test_one_pair_is_too_few():
+    with pytest.raises(ValueError, match="x has 1 row, but pairs are compared; give two or more"):
+        nk.mutual_information([1.0], [2.0])
 
 
 def test_a_critic_on_the_distance_needs_one_space():

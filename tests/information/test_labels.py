@@ -84,7 +84,8 @@ def test_invariant_to_renaming_scaling_and_shifting(probe):
 
 
 def test_constant_features_and_collapsed_rows_tell_nothing(probe):
-    found = label_information(np.full((60, 3), 0.1), np.arange(60) % 3)
+    with pytest.warns(UserWarning, match="all 60 rows of z are the same"):
+        found = label_information(np.full((60, 3), 0.1), np.arange(60) % 3)
     assert found.bits == pytest.approx(0.0, abs=0.05)
 
 
@@ -223,3 +224,14 @@ def test_many_classes_in_float32_are_what_they_are_in_float64(monkeypatch):
     wide = label_information(z, y)
     monkeypatch.setattr(class_means, "_MANY", 1)
     assert label_information(z, y).bits == pytest.approx(wide.bits, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match="seed must be an integer of 0 or more, not"):
+        label_information(np.eye(4), [0, 0, 1, 1], seed)
+
+
+def test_a_quantity_in_place_of_classes_is_told_where_to_go():
+    with pytest.raises(TypeError, match=r"0\.5 \(float\)\. Convert .* 'ksg'\) takes it as it is"):
+        label_information(np.eye(4), [0.5, 1.0, 1.5, 2.0])

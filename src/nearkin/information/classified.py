@@ -31,7 +31,7 @@ def classified(z: Any, labels: Any) -> tuple[Rows, np.ndarray, np.ndarray]:
     if len(present) < 2:
         raise ValueError(
             f"label information needs at least two classes of two rows or more, but there are "
-            f"{len(present)} such classes among {len(rows)} rows"
+            f"{len(present)} such classes among {len(rows)} rows; give more rows of each class"
         )
     return rows, used, y
 

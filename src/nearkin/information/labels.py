@@ -8,6 +8,7 @@ It is a lower bound only: classes in an XOR layout have 1 bit and a linear probe
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from nearkin.information.entropy import contraction
 from nearkin.information.given import BLOCK, Rows
 from nearkin.information.nearest import by_class_neighbors
 from nearkin.information.probe import log_likelihoods
-from nearkin.information.samples import check_count
+from nearkin.information.samples import check_count, check_seed
 
 VIEWS = ("probe", "neighbors", "generative")
 MOST_CLASSES = 1_000  # above it, logistic regression costs more than it tells
@@ -58,13 +59,16 @@ def label_information(
     change it.
 
     Raises ValueError for wrong shapes, NaN, multi-hot labels, fewer than two classes of two rows,
-    folds < 2, another `by`; TypeError for other dtypes and for labels that are floats.
+    folds that are no integer of 2 or more, another `by`, a seed that is no integer of 0 or more;
+    TypeError for other dtypes and for labels that are floats. Warns where all rows are the same.
     """
     if by not in VIEWS:
         raise ValueError(f"by must be one of {', '.join(VIEWS)}, not {by!r}")
+    check_seed(seed)
     check_count("folds", folds, 2, "parts, of which a probe has not seen one")
     rows, used, y = classified(z, labels)
     left_out = len(rows) - len(used)
+    _warn_of_collapse(rows, used)
     if by != "probe":
         found = _by_distances(by, _scaled(rows, used), torch.from_numpy(y), seed)
         return replace(found, left_out=left_out)
@@ -84,6 +88,19 @@ def _by_distances(by: str, z: Tensor, y: Tensor, seed: int) -> Information:
     error = 2 * error_of_labels(each, classes)
     # No ceiling: it is no information, and H(Y) does not end it.
     return Information.from_nats(float(each.mean()), error, "neither")
+
+
+def _warn_of_collapse(rows: Rows, used: np.ndarray) -> None:
+    """Warn where all rows are one: they tell nothing, and a figure alone does not say why."""
+    index = torch.from_numpy(used)
+    first = rows.block(index[:1])
+    if all(bool((rows.block(part) == first).all()) for part in index.split(BLOCK)):
+        warnings.warn(
+            f"all {len(used)} rows of z are the same, so that they tell nothing of the labels; the "
+            "embedding has collapsed, or is not what it should be",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _scaled(rows: Rows, used: np.ndarray) -> Tensor:
