@@ -68,10 +68,10 @@ def label_information(
     check_count("folds", folds, 2, "parts, of which a probe has not seen one")
     rows, used, y = classified(z, labels)
     left_out = len(rows) - len(used)
-    _warn_of_collapse(rows, used)
-    if by != "probe":
+    if by != "probe":  # both say themselves where rows coincide
         found = _by_distances(by, _scaled(rows, used), torch.from_numpy(y), seed)
         return replace(found, left_out=left_out)
+    _warn_of_collapse(rows, used)
     if int(y.max()) < MOST_CLASSES:
         log_q = log_likelihoods(_standardized(rows, used), y, folds, seed)
     else:
