@@ -23,8 +23,9 @@ from nearkin.information import neighbors, tasks
 from nearkin.information.critical import Corrected
 from nearkin.information.critics import Separable
 from nearkin.information.readout import (
+    Way,
     by_bound,
-    read_exponential,
+    exponential,
     read_infonce,
     read_interpolated,
     read_log_mean,
@@ -102,15 +103,22 @@ COLUMNS = ("scikit-learn", "plain torch", "numba", "as chosen")
 # --- learned critics
 
 LEARNED = {
-    "infonce": (by_bound(lambda c: infonce(c, temperature=1.0)), read_infonce),
-    "donsker_varadhan": (by_bound(bounds.donsker_varadhan), read_log_mean),
-    "mine": (None, read_log_mean),
-    "nwj": (by_bound(bounds.nwj), lambda s: read_exponential(s, 1.0)),
-    "tuba": (by_bound(bounds.tuba), lambda s: read_exponential(s, 0.0)),
-    "interpolated": (by_bound(bounds.interpolated), lambda s: read_interpolated(s, 0.01)),
-    "smile 1": (by_bound(bounds.jsd), lambda s: read_log_mean(s, 1.0)),
-    "smile 5": (by_bound(bounds.jsd), lambda s: read_log_mean(s, 5.0)),
-    "js_kl": (by_bound(bounds.jsd), lambda s: read_exponential(s, 0.0)),
+    "infonce": Way(by_bound(lambda c: infonce(c, temperature=1.0)), read_infonce, "lower"),
+    "donsker_varadhan": Way(
+        by_bound(bounds.donsker_varadhan), read_log_mean, "neither", judge="cap"
+    ),
+    "mine": None,
+    "nwj": exponential(by_bound(bounds.nwj), 1.0),
+    "tuba": exponential(by_bound(bounds.tuba), 0.0),
+    "interpolated": Way(
+        by_bound(bounds.interpolated),
+        lambda s: read_interpolated(s, 0.01),
+        "lower",
+        log_baseline=0.0,
+    ),
+    "smile 1": Way(by_bound(bounds.jsd), lambda s: read_log_mean(s, 1.0), "neither", judge="loss"),
+    "smile 5": Way(by_bound(bounds.jsd), lambda s: read_log_mean(s, 5.0), "neither", judge="loss"),
+    "js_kl": exponential(by_bound(bounds.jsd), 0.0),
 }
 PILOT = {
     "infonce": ("1.64", "3.56", "4.02"),
@@ -123,23 +131,23 @@ PILOT = {
 
 
 def learn_critics(seed: int, steps: int = 1500, batch: int = 64, rate: float = 1e-3) -> None:
-    """Separable critics on fresh pairs of `tasks.gaussian`, then 400 fresh batches: mean ± sd, and
-    the median, of the estimate of one batch."""
+    """Separable critics on fresh pairs of `tasks.gaussian`, their state, scale and level chosen by
+    32 batches more, as the estimators do it; then 400 fresh batches: mean ± sd, and the median, of
+    the estimate of one batch."""
     print(f"{steps} steps of {batch} fresh pairs, Adam {rate:g}, 20 + 20 dimensions, seed {seed}\n")
     print("| estimator | 2 nats | 6 nats | 10 nats | pilot at 2, 6, 10 |\n|---|---|---|---|---|")
-    for name, (loss, read) in LEARNED.items():
+    for name, way in LEARNED.items():
         cells = []
         for nats in (2, 6, 10):
-            found = np.array(
-                _learned(nats, loss or Corrected(0.99), read, seed, steps, batch, rate)
-            )
+            corrected = way or Way(Corrected(0.99), read_log_mean, "neither", judge="cap")
+            found = np.array(_learned(nats, corrected, seed, steps, batch, rate))
             cells.append(f"{found.mean():.2f} ± {found.std():.2f} ({np.median(found):.2f})")
         print(
             f"| {name} | {' | '.join(cells)} | {', '.join(PILOT.get(name, ('-',)))} |", flush=True
         )
 
 
-def _learned(nats, loss, read, seed, steps, batch, rate) -> list[float]:
+def _learned(nats, way, seed, steps, batch, rate) -> list[float]:
     generator = np.random.default_rng(seed)
     task = tasks.gaussian(nats)
 
@@ -148,10 +156,26 @@ def _learned(nats, loss, read, seed, steps, batch, rate) -> list[float]:
             yield tuple(torch.from_numpy(side).float() for side in task.draw(batch, generator))
 
     critic = seeded(lambda: Separable(20, 20), torch.Generator().manual_seed(seed))
-    train(critic, lambda x, y: loss(critic(x, y)), drawn(), steps=steps, rate=rate)
     fresh = drawn()
+    validation = [next(fresh) for _ in range(VALIDATION)]
+
+    def chosen():
+        return way.scaled(torch.stack([critic(x, y) for x, y in validation]))
+
+    train(
+        critic,
+        lambda x, y: way.loss(critic(x, y)),
+        fresh,
+        steps=steps,
+        rate=rate,
+        check=lambda: chosen().loss,
+    )
     with torch.no_grad():
-        return [read(critic(*next(fresh))[None]).value for _ in range(400)]
+        scaled = chosen()
+        return [way.read(scaled(critic(*next(fresh))[None])).value for _ in range(400)]
+
+
+VALIDATION = 32  # batches
 
 
 # --- labels

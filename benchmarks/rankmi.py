@@ -62,7 +62,7 @@ def of_omniglot(name: str, epochs: int) -> dict[str, Any]:
 
 
 OTHERS = ("triplet", "contrastive", "margin")
-LONGER = (10, 20)  # epochs
+LONGER = (10, 20, 40, 80)  # epochs
 # Whole epochs of 30 characters by 4 drawings, 96,000 drawings in 5 of them.
 BUDGET = {"train.steps": None, "sampler": {"balanced": {"classes": 30, "per_class": 4}}}
 _OMNIGLOT: dict[str, dict[str, Any]] = {

@@ -1,4 +1,5 @@
-"""Critics that an objective trains beside the encoder. Imports torch only."""
+"""The critic of a distance, by which RankMI, bounds and estimators judge a pair. Imports torch
+only."""
 
 from __future__ import annotations
 

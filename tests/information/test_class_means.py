@@ -4,8 +4,14 @@ few."""
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import least_squares
 
-from nearkin.information.class_means import _distances, class_mean_information
+from nearkin.information.class_means import (
+    _Means,
+    class_mean_information,
+    class_mean_log_likelihoods,
+)
+from nearkin.information.given import Rows
 from nearkin.information.labels import label_information
 
 
@@ -67,15 +73,46 @@ def test_scale_shift_and_rotation_change_nothing():
     assert moved.bits == pytest.approx(class_mean_information(z, y).bits, abs=1e-4)
 
 
+def distances_by_a_loop(z, label):
+    """(N, C) squared distances to the means without the row itself."""
+    found = np.empty((len(z), label.max() + 1))
+    for row in range(len(z)):
+        for k in range(found.shape[1]):
+            others = [i for i in range(len(z)) if label[i] == k and i != row]
+            found[row, k] = ((z[row] - z[others].mean(0)) ** 2).sum()
+    return found
+
+
 def test_distances_are_to_the_means_without_the_row_itself():
     generator = np.random.default_rng(0)
-    x, label = generator.normal(size=(9, 3)), np.arange(9) % 3
-    found = _distances(torch.from_numpy(x), torch.from_numpy(label)).numpy()
-    for row in range(9):
-        for k in range(3):
-            others = [i for i in range(9) if label[i] == k and i != row]
-            expected = ((x[row] - x[others].mean(0)) ** 2).sum()
-            assert found[row, k] == pytest.approx(expected)
+    z, label = generator.normal(size=(12, 3)), np.arange(12) % 3
+    used = np.arange(3, 12)
+    means = _Means(Rows(z), torch.from_numpy(used), torch.from_numpy(label[used]))
+    found = means.squared(torch.arange(9)) * means.scale**2
+    np.testing.assert_allclose(found, distances_by_a_loop(z[used], label[used]), rtol=1e-10)
+
+
+def test_a_row_is_scored_by_numbers_of_the_other_half():
+    generator = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    z = 3.0 * np.eye(2)[y] + 2 * generator.normal(size=(40, 2))
+    log_q = class_mean_log_likelihoods(Rows(z), np.arange(40), y, seed=0)
+    distance = distances_by_a_loop(z, y)
+    halves = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    found = []
+    for half in halves:
+        rows = half.numpy()
+        apart = (distance[rows, 1 - y[rows]] - distance[rows, y[rows]]) / distance.mean()
+
+        def q(numbers, apart=apart):
+            share = 1 / (1 + np.exp(-numbers[1]))
+            return np.log((1 - share) / (1 + np.exp(-np.exp(numbers[0]) * apart)) + share / 2)
+
+        # Two numbers say what twenty rows are given.
+        fit = least_squares(lambda n, q=q, rows=rows: q(n) - log_q[rows], [0.0, -2.0])
+        assert np.abs(fit.fun).max() < 1e-6
+        found.append(fit.x)
+    assert not np.allclose(*found, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

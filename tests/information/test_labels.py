@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearkin.information import label_information, labels, tasks
+from nearkin.information import class_means, label_information, labels, tasks
 
 
 def both_probes(monkeypatch, probe):
@@ -84,7 +84,8 @@ def test_invariant_to_renaming_scaling_and_shifting(probe):
 
 
 def test_constant_features_and_collapsed_rows_tell_nothing(probe):
-    found = label_information(np.full((60, 3), 0.1), np.arange(60) % 3)
+    with pytest.warns(UserWarning, match="all 60 rows of z are the same"):
+        found = label_information(np.full((60, 3), 0.1), np.arange(60) % 3)
     assert found.bits == pytest.approx(0.0, abs=0.05)
 
 
@@ -104,25 +105,6 @@ def test_classes_of_two_rows_do_not_break_it(probe):
     assert label_information(z[[0, 1, 40, 41]], y[[0, 1, 40, 41]], folds=2).left_out == 0
 
 
-def test_class_means_leave_the_row_out():
-    from nearkin.information.given import Rows
-
-    z, y = clusters(40, 2, 2, 6.0)
-    log_q = labels.class_mean_log_likelihoods(Rows(z), np.arange(40), y, seed=0)
-    betas = []
-    for i in range(40):
-        own, other = (
-            sum((z[i] - np.mean([z[j] for j in range(40) if j != i and y[j] == c], axis=0)) ** 2)
-            for c in (y[i], 1 - y[i])
-        )
-        betas.append(np.log(np.expm1(-log_q[i])) / (own - other))
-    # Each half of the rows is scored with one temperature.
-    first, second = min(betas), max(betas)
-    assert first > 0
-    near = [[b == pytest.approx(end, rel=1e-6) for b in betas] for end in (first, second)]
-    assert [sum(side) for side in near] == [20, 20]
-
-
 @pytest.mark.parametrize(
     ("z", "y", "said"),
     [
@@ -140,7 +122,7 @@ def test_wrong_input_is_told(z, y, said):
 
 
 def test_one_fold_is_refused():
-    with pytest.raises(ValueError, match="folds must be 2 or more"):
+    with pytest.raises(ValueError, match=r"folds counts parts.* an integer of 2 or more, not 1"):
         label_information(np.ones((4, 2)), [0, 0, 1, 1], folds=1)
 
 
@@ -240,5 +222,16 @@ def test_many_classes_in_float32_are_what_they_are_in_float64(monkeypatch):
     monkeypatch.setattr(labels, "MOST_CLASSES", 1)
     z, y = clusters(400, 40, 16, 2.0)
     wide = label_information(z, y)
-    monkeypatch.setattr(labels, "_MANY", 1)
+    monkeypatch.setattr(class_means, "_MANY", 1)
     assert label_information(z, y).bits == pytest.approx(wide.bits, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match="seed must be an integer of 0 or more, not"):
+        label_information(np.eye(4), [0, 0, 1, 1], seed)
+
+
+def test_a_quantity_in_place_of_classes_is_told_where_to_go():
+    with pytest.raises(TypeError, match=r"0\.5 \(float\)\. Convert .* 'ksg'\) takes it as it is"):
+        label_information(np.eye(4), [0.5, 1.0, 1.5, 2.0])

@@ -9,11 +9,13 @@ import torch
 from nearkin.information import tasks
 from nearkin.information.conditional import read_club, read_l1out
 from nearkin.information.readout import (
+    capped,
     paired,
     read_exponential,
     read_infonce,
     read_interpolated,
     read_log_mean,
+    scaled,
 )
 from nearkin.losses import bounds
 from nearkin.losses.pairwise import infonce
@@ -153,3 +155,80 @@ def test_l1out_by_hand():
         3 - math.log((e(-1) + e(0)) / 2),
     ]
     assert read_l1out(scores).tolist() == pytest.approx(expected)
+
+
+# --- scale, level and cap
+
+
+def of_exponential(scores):
+    return -read_exponential(scores, 1.0).value
+
+
+def test_scale_and_level_make_the_best_critic_of_a_wrong_one(best):
+    wrong = 1.6 * best[4] + 3
+    chosen = scaled(wrong, of_exponential, 1.0)
+    assert chosen.scale == pytest.approx(1 / 1.6, abs=0.08)
+    right = chosen(wrong)
+    assert read_exponential(right, 1.0).value == pytest.approx(-chosen.loss)
+    far = ~torch.eye(K, dtype=torch.bool)
+    assert right[:, far].exp().mean().item() == pytest.approx(math.e, rel=1e-9)
+    # No scale on a grid is better, and of the best critic nothing is taken.
+    assert chosen.loss <= min(of_exponential(t * wrong + c) for t in (0.4, 0.6, 1) for c in (0, -1))
+    assert scaled(best[2], of_exponential, 1.0).scale > 0.9
+
+
+def test_a_cap_is_the_best_where_one_pair_in_all_is_still_to_come(best):
+    wrong = 1.3 * best[8][:40] - 2
+    far = ~torch.eye(K, dtype=torch.bool)
+    pairs = 40 * K * (K - 1)
+
+    def value(scale, cap):
+        s = (scale * wrong).clamp_max(cap)
+        unseen = math.exp(cap) / pairs
+        return float(s.diagonal(dim1=1, dim2=2).mean() - (s[:, far].exp().mean() + unseen).log())
+
+    chosen = capped(wrong, 1.0)
+    assert 0.5 < chosen.scale < 0.95
+    assert 5 < chosen.most < 15
+    found = value(chosen.scale, chosen.most)
+    assert max(value(chosen.scale, m) for m in np.linspace(4, 25, 64)) < found + 1e-3
+    seen = chosen(wrong)
+    assert seen.max().item() == pytest.approx(chosen.most + chosen.level)
+    expected = math.exp(1.0) * (1 - math.exp(seen.max().item() - 1) / pairs)
+    assert seen[:, far].exp().mean().item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_score_far_beyond_all_seen_moves_a_bound_by_little(best):
+    chosen = capped(best[6][:60], 0.0)
+    held_out = best[6][60:160].clone()
+    before = read_exponential(chosen(held_out), 0.0).value
+    assert before == pytest.approx(6, abs=0.6)
+    held_out[3, 4, 5] = 40.0
+    assert before - 1 < read_exponential(chosen(held_out), 0.0).value < before
+    assert read_exponential(held_out, 0.0).value < -1e9
+
+
+CHOOSE = {
+    "nwj": lambda s: capped(s, 1.0),
+    "infonce": lambda s: scaled(s, lambda t: -read_infonce(t).value),
+    "interpolated": lambda s: scaled(s, lambda t: -read_interpolated(t, 0.01).value, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSE)
+def test_scores_that_hold_for_nothing_become_a_constant(name):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, 16, 16, generator=generator, dtype=torch.float64)
+    noise.diagonal(dim1=1, dim2=2).sub_(1.0)
+    chosen = CHOOSE[name](noise)
+    assert chosen.scale == 0
+    assert chosen.loss == pytest.approx(0, abs=1e-3)
+    assert chosen(noise).unique().numel() == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", CHOOSE)
+def test_scores_that_are_not_finite_have_an_infinite_loss(name, value):
+    s = torch.zeros(2, 4, 4)
+    s[1, 2, 3] = value
+    assert CHOOSE[name](s).loss == math.inf

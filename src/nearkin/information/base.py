@@ -119,3 +119,11 @@ def unseen_error(ceiling: float, count: int) -> float:
     then loses what the ceiling is: ceiling · sqrt(p (1 - p) / N)."""
     p = 1 / (count + 2)
     return ceiling * math.sqrt(p * (1 - p) / count)
+
+
+def least_error(count: int) -> float:
+    """Least standard error in nats of what a trained model says of `count` pairs: where nothing is
+    shared, 2N times the estimate by one free number is chi-squared with one degree of freedom
+    (Wilks 1938), whose deviation is sqrt(2). A model that tells nothing says the same of all
+    pairs, and their spread alone would call it certain."""
+    return 1 / (math.sqrt(2) * count)

@@ -11,22 +11,28 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nearkin.information.base import Information
+from nearkin.information.base import Information, least_error
 from nearkin.information.critics import network
 from nearkin.information.entropy import kozachenko_leonenko
-from nearkin.information.samples import Samples
-from nearkin.information.training import batches, seeded, split, train
+from nearkin.information.samples import Samples, check_count
+from nearkin.information.training import batches, seeded, split, train, warn_if_untrained
 
 MOST = 2_000  # held-out pairs that are compared with each other
 NARROWEST = 1e-3  # deviation of q, in deviations of y: without an end one row makes it infinite
 
 
 class Normal(nn.Module):
-    """q(y|x): normal with independent components."""
+    """q(y|x): normal with independent components. It begins as the standard normal, whatever x is:
+    the model of a standardized y of which x tells nothing."""
 
     def __init__(self, dx: int, dy: int, width: int = 256, layers: int = 2):
         super().__init__()
         self.net = network(dx, width, layers, 2 * dy)
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[dy:], math.log(math.expm1(1 - NARROWEST)))
 
     def log_density(self, x: Tensor, y: Tensor) -> Tensor:
         """x (..., Dx), y (..., Dy) that broadcast -> (...): log q(y|x), nats, summed over Dy."""
@@ -146,13 +152,12 @@ def _fitted(
 ) -> tuple[Normal, tuple[Tensor, Tensor], torch.Generator]:
     """q, the held-out pairs, and the generator for what is drawn of them."""
     x, y = s.numbers(name)
-    if batch < 1:
-        raise ValueError(f"a batch needs 1 pair or more, not {batch}")
+    check_count("batch", batch, 1, "pairs")
     generator = s.generator()
     parts = split(x, y, generator, held_out)
     made = seeded(lambda: Normal(x.shape[1], y.shape[1]), generator)
     assert isinstance(made, Normal)
-    train(
+    step = train(
         made,
         lambda a, b: -made.log_density(a, b).mean(),
         batches(parts.train, batch, generator),
@@ -160,6 +165,7 @@ def _fitted(
         rate=rate,
         check=lambda: -float(made.log_density(*parts.validation).mean()),
     )
+    warn_if_untrained(name, step > 0, len(parts.validation[0]), rate)
     return made, parts.held_out, generator
 
 
@@ -174,4 +180,4 @@ def _scores(model: Normal, pairs: tuple[Tensor, Tensor], generator: torch.Genera
 
 
 def _error(each: Tensor) -> float:
-    return float(each.std()) / math.sqrt(len(each))
+    return max(float(each.std()) / math.sqrt(len(each)), least_error(len(each)))

@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nearkin.critics import DistanceCritic
+
 
 def network(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
     """`layers` hidden layers of `width` with ReLU."""
@@ -63,26 +65,26 @@ class Concatenated(nn.Module):
 
 
 class OnDistance(nn.Module):
-    """f(x, y) = net(d) - d of the euclidean distance d of x and y, for two views in one space.
+    """f(x, y) = V(d) of the euclidean distance d of x and y over √D, V the curve of RankMI
+    (`nearkin.critics.DistanceCritic`), for two views in one space.
 
     Raises ValueError for x and y of different dimensions.
     """
 
-    def __init__(self, dx: int, dy: int, width: int = 64, layers: int = 2):
+    def __init__(self, dx: int, dy: int, width: int = 64):
         super().__init__()
         if dx != dy:
             raise ValueError(
                 f"a critic on the distance needs x and y in one space, but they have {dx} and {dy} "
                 "columns; use 'separable'"
             )
-        self.net = network(1, width, layers, 1)
+        self.curve = DistanceCritic(width, layers=1)
         self.scale = 1 / math.sqrt(dx)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (K, D), y (K, D) -> (K, K), row i of x_i."""
         squared = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
-        d = squared.clamp_min(1e-12).sqrt() * self.scale
-        return self.net(d[..., None])[..., 0] - d
+        return self.curve(squared.clamp_min(1e-12).sqrt() * self.scale)
 
 
 CRITICS = {

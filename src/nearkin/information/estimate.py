@@ -10,7 +10,7 @@ from typing import Any
 
 from nearkin.information import conditional, critical, gaussian, nearest
 from nearkin.information.base import Information
-from nearkin.information.samples import Samples, samples
+from nearkin.information.samples import Samples, check_number, samples
 
 Estimator = Callable[..., Information]
 
@@ -90,6 +90,9 @@ def _check_settings(name: str, estimator: Estimator, settings: dict[str, Any]) -
             near = difflib.get_close_matches(key, known, 1)
             instead = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
             raise ValueError(f"{name} takes no {key!r}; {instead}")
+        default = inspect.signature(estimator).parameters[key].default
+        if isinstance(default, float) or (default is None and settings[key] is not None):
+            check_number(f"{key} of {name}", settings[key])
 
 
 __all__ = ["ESTIMATORS", "Samples", "mutual_information", "samples"]

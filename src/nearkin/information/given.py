@@ -107,9 +107,13 @@ def _kind(values: list[Any] | np.ndarray) -> str:
     for place, value in enumerate(values):
         kind = _kind_of(type(value))
         if kind is None:
+            remedy = (
+                ". Convert them to integers if they are classes; a quantity has none, and "
+                "nk.mutual_information(z, y, 'ksg') takes it as it is"
+            )
             raise TypeError(
                 f"labels must be integers or texts, but label {place} is {value!r:.60} "
-                f"({type(value).__name__})"
+                f"({type(value).__name__}){remedy if isinstance(value, float) else ''}"
             )
         kinds.setdefault(kind, value)
     if len(kinds) > 1:

@@ -8,7 +8,7 @@ It is a lower bound only: classes in an XOR layout have 1 bit and a linear probe
 
 from __future__ import annotations
 
-import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearkin.information.base import Information, unseen_error
+from nearkin.information.base import Information
+from nearkin.information.class_means import class_mean_log_likelihoods
+from nearkin.information.classified import bound_of_labels, classified, error_of_labels
 from nearkin.information.entropy import contraction
-from nearkin.information.given import BLOCK, Rows, given_labels
+from nearkin.information.given import BLOCK, Rows
 from nearkin.information.nearest import by_class_neighbors
 from nearkin.information.probe import log_likelihoods
+from nearkin.information.samples import check_count, check_seed
 
 VIEWS = ("probe", "neighbors", "generative")
 MOST_CLASSES = 1_000  # above it, logistic regression costs more than it tells
-TUNING_ROWS = 1_024  # rows that the temperature of class means is fitted on
-_ENTRIES = 1 << 22  # rows x classes held at a time
-_MANY = 1 << 26  # rows x classes above which float32 takes half the time
 
 
 def label_information(
@@ -47,7 +47,8 @@ def label_information(
     Up to 1,000 classes the probe is a multinomial logistic regression on standardized features; its
     strength of regularization, temperature and share of the prior are fitted within the training
     folds. Above, it is the softmax over squared distances to class means, each row taken out of its
-    own mean, with one temperature fitted on one half of the rows and used on the other. Rows of
+    own mean, its sharpness and share of the prior fitted on one half of the rows and used on the
+    other. Rows of
     classes with a single row cannot be predicted and are left out (`left_out`). H(Y) is the plug-in
     entropy of the rows used. The interval is normal, 1.96 standard errors of the mean over classes
     or over rows, whichever is larger, and at least what one row not seen may change, about H(Y)/N;
@@ -58,72 +59,48 @@ def label_information(
     change it.
 
     Raises ValueError for wrong shapes, NaN, multi-hot labels, fewer than two classes of two rows,
-    folds < 2, another `by`; TypeError for other dtypes and for labels that are floats.
+    folds that are no integer of 2 or more, another `by`, a seed that is no integer of 0 or more;
+    TypeError for other dtypes and for labels that are floats. Warns where all rows are the same.
     """
     if by not in VIEWS:
         raise ValueError(f"by must be one of {', '.join(VIEWS)}, not {by!r}")
-    rows = z if isinstance(z, Rows) else Rows(z)
-    coded = given_labels(labels, len(rows))
-    if coded.hot is not None:
-        raise ValueError("label information needs one class a row, but the labels are multi-hot")
-    if folds < 2:
-        raise ValueError(
-            f"folds must be 2 or more, not {folds}; a probe is scored on what it did not see"
-        )
-    codes = coded.codes.numpy()
-    used = np.flatnonzero(np.bincount(codes)[codes] >= 2)
-    present, y = np.unique(codes[used], return_inverse=True)
-    if len(present) < 2:
-        raise ValueError(
-            f"label information needs at least two classes of two rows or more, but there are "
-            f"{len(present)} such classes among {len(rows)} rows"
-        )
+    check_seed(seed)
+    check_count("folds", folds, 2, "parts, of which a probe has not seen one")
+    rows, used, y = classified(z, labels)
     left_out = len(rows) - len(used)
-    if by != "probe":
+    if by != "probe":  # both say themselves where rows coincide
         found = _by_distances(by, _scaled(rows, used), torch.from_numpy(y), seed)
         return replace(found, left_out=left_out)
-    if len(present) <= MOST_CLASSES:
+    _warn_of_collapse(rows, used)
+    if int(y.max()) < MOST_CLASSES:
         log_q = log_likelihoods(_standardized(rows, used), y, folds, seed)
     else:
         log_q = class_mean_log_likelihoods(rows, used, y, seed)
-    return _bound(log_q, y, left_out)
+    return bound_of_labels(log_q, y, left_out)
 
 
 def _by_distances(by: str, z: Tensor, y: Tensor, seed: int) -> Information:
     """The views that train nothing: rows z (N, D), classes y (N,) of two rows or more."""
     if by == "neighbors":
-        return by_class_neighbors(z, y, seed=seed, error=_error)
+        return by_class_neighbors(z, y, seed=seed, error=error_of_labels)
     each, classes = contraction(z, y, seed)
     # A pair moves the mean of its two rows: the spread counts twice.
-    error = 2 * _error(each, classes)
+    error = 2 * error_of_labels(each, classes)
     # No ceiling: it is no information, and H(Y) does not end it.
     return Information.from_nats(float(each.mean()), error, "neither")
 
 
-def _bound(log_q: np.ndarray, y: np.ndarray, left_out: int) -> Information:
-    """H(Y) + mean log q; log_q (N,) in nats."""
-    sizes = np.bincount(y)
-    gain = torch.from_numpy(log_q - np.log(sizes / len(y))[y])
-    ceiling = _entropy(sizes)
-    error = max(_error(gain, torch.from_numpy(y)), unseen_error(ceiling, len(y)))
-    return Information.from_nats(float(gain.mean()), error, "lower", ceiling, left_out)
-
-
-def _entropy(sizes: np.ndarray) -> float:
-    """H(Y) in nats of classes of these sizes."""
-    share = sizes / sizes.sum()
-    return float(-(share * np.log(share)).sum())
-
-
-def _error(each: Tensor, y: Tensor) -> float:
-    """Standard error of the mean of values (N,) of rows of the classes y (N,): that over rows or
-    that over classes, whichever is larger, as the rows of a class are alike."""
-    off = each - each.mean()
-    by_row = float(each.std()) / math.sqrt(len(each))
-    sums = torch.zeros(int(y.max()) + 1, dtype=each.dtype).index_add_(0, y, off)
-    classes = len(y.unique())
-    by_class = math.sqrt(float(sums.square().sum()) * classes / max(classes - 1, 1)) / len(each)
-    return max(by_row, by_class)
+def _warn_of_collapse(rows: Rows, used: np.ndarray) -> None:
+    """Warn where all rows are one: they tell nothing, and a figure alone does not say why."""
+    index = torch.from_numpy(used)
+    first = rows.block(index[:1])
+    if all(bool((rows.block(part) == first).all()) for part in index.split(BLOCK)):
+        warnings.warn(
+            f"all {len(used)} rows of z are the same, so that they tell nothing of the labels; the "
+            "embedding has collapsed, or is not what it should be",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _scaled(rows: Rows, used: np.ndarray) -> Tensor:
@@ -159,64 +136,3 @@ def _standardized(rows: Rows, used: np.ndarray) -> np.ndarray:
         out[start : start + len(block)] = block.numpy()
         start += len(block)
     return out
-
-
-def class_mean_log_likelihoods(
-    rows: Rows, used: np.ndarray, y: np.ndarray, seed: int
-) -> np.ndarray:
-    """(N,) log q(y|z) in nats of q ∝ n_c exp(-β |z - mean of c without the row|²).
-
-    β is fitted on up to 1,024 rows of one half and scores the other half, both ways. Time N x C x
-    D; above 2²⁶ pairs of a row and a class the products are in float32.
-    """
-    index, label = torch.from_numpy(used), torch.from_numpy(y)
-    sizes = torch.bincount(label).double()
-    centers = torch.zeros(len(sizes), rows.dim, dtype=torch.float64)
-    scale = rows.largest or 1.0
-    for part, classes in zip(index.split(2048), label.split(2048), strict=True):
-        centers.index_add_(0, classes, rows.block(part).cpu() / scale)
-    centers /= sizes[:, None]
-    middle = centers.mean(0)
-    centers -= middle
-    wide = torch.float32 if len(index) * len(sizes) > _MANY else torch.float64
-    turned, squares = centers.T.to(wide), centers.square().sum(1).to(wide)
-
-    def distances(at: Tensor) -> Tensor:
-        """(B, C) squared distances of the rows at places `at` to the means without themselves."""
-        x = rows.block(index[at]).cpu() / scale - middle
-        squared = torch.addmm(squares, x.to(wide), turned, alpha=-2)
-        squared += x.square().sum(1)[:, None]
-        own, n = label[at], sizes[label[at]]
-        alone = (x - centers[own]).square().sum(1) * (n / (n - 1)) ** 2
-        squared[torch.arange(len(at)), own] = alone.to(wide)
-        return squared.clamp_min_(0)
-
-    generator = torch.Generator().manual_seed(seed)
-    halves = torch.randperm(len(index), generator=generator).tensor_split(2)
-    log_q = torch.empty(len(index), dtype=torch.float64)
-    at_once, log_sizes = max(1, _ENTRIES // len(sizes)), sizes.log().to(wide)
-    for fitted, scored in (halves, halves[::-1]):
-        tuning = fitted[: min(TUNING_ROWS, 4 * at_once)]
-        beta = _inverse_temperature(distances(tuning), label[tuning], log_sizes)
-        for at in scored.split(at_once):
-            log_q[at] = _log_softmax_at(distances(at), label[at], log_sizes, beta).double()
-    return log_q.numpy()
-
-
-def _log_softmax_at(squared: Tensor, label: Tensor, log_sizes: Tensor, beta: float) -> Tensor:
-    logits = torch.add(log_sizes, squared, alpha=-beta)
-    return logits.gather(1, label[:, None])[:, 0] - logits.logsumexp(1)
-
-
-def _inverse_temperature(squared: Tensor, label: Tensor, log_sizes: Tensor) -> float:
-    """The β >= 0 of the least cross-entropy on these rows."""
-    from scipy.optimize import minimize_scalar
-
-    typical = float(squared.mean()) or 1.0
-
-    def loss(log_beta: float) -> float:
-        beta = math.exp(log_beta) / typical
-        return -float(_log_softmax_at(squared, label, log_sizes, beta).mean())
-
-    found = minimize_scalar(loss, bounds=(-7.0, 12.0), method="bounded", options={"xatol": 0.01})
-    return math.exp(float(found.x)) / typical  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nearkin.information.base import Information, unseen_error
 from nearkin.information.neighbors import joint_neighbors
-from nearkin.information.samples import Samples
+from nearkin.information.samples import Samples, check_count
 
 ANCHORS = 10_000  # rows whose neighbors are counted; more would only make the interval narrower
 _ENTRIES = 1 << 22  # distances held at a time
@@ -79,7 +79,7 @@ def by_class_neighbors(
 ) -> Information:
     """What `mixed` computes, of rows z (N, D) as they are compared and classes (N,) int64; `error`
     the standard error of values (A,) of rows of the classes (A,), default: over rows."""
-    _check_count(k)
+    check_count("k", k, 1, "neighbors")
     sizes = torch.bincount(classes)
     used = (sizes[classes] > 1).nonzero()[:, 0]
     left_out = len(z) - len(used)
@@ -146,14 +146,9 @@ def _within(z: Tensor, y: Tensor, chosen: Tensor, nearest: Tensor) -> tuple[Tens
 
 
 def _check_k(k: int, count: int, what: str) -> None:
-    _check_count(k)
+    check_count("k", k, 1, "neighbors")
     if count <= k:
         raise ValueError(f"k = {k} neighbors need more than {k} {what}, but there are {count}")
-
-
-def _check_count(k: int) -> None:
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k counts neighbors, so it must be an integer of 1 or more, not {k!r}")
 
 
 def _check_ties(joint: Tensor, k: int) -> None:

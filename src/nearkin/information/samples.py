@@ -73,7 +73,10 @@ def samples(x: Any, y: Any, seed: int = 0) -> Samples:
     is no float. Constant columns are left out with a warning: they tell nothing. Warns of pairs
     that are copies of others, which are no independent draws.
     """
+    check_seed(seed)
     first = _matrix(x, "x")
+    if len(first) < 2:
+        raise ValueError(f"x has {len(first)} row, but pairs are compared; give two or more")
     if _is_float(y):
         second = _matrix(y, "y")
         _check_lengths(len(first), len(second))
@@ -89,6 +92,26 @@ def samples(x: Any, y: Any, seed: int = 0) -> Samples:
     rows, _ = _standardized(first, "x")
     _warn_of_copies(rows, coded.codes[:, None].double())
     return Samples(rows, None, coded.codes, None, seed)
+
+
+def check_count(name: str, value: Any, least: int, of: str) -> None:
+    """Raise ValueError where a setting that counts is no integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(
+            f"{name} counts {of}, so it must be an integer of {least} or more, not {value!r}"
+        )
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise ValueError where a setting is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{name} must be a number, not {value!r:.60}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ValueError where a seed is no integer of 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be an integer of 0 or more, not {seed!r:.60}")
 
 
 def _is_float(values: Any) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from nearkin.information.samples import check_count
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHECKS, PATIENCE = 25, 6  # looks at the second part, and how many without a better one end it
@@ -88,21 +91,23 @@ def train(
     steps: int,
     rate: float,
     check: Callable[[], float] | None = None,
-) -> nn.Module:
+) -> int:
     """Minimize loss(x, y) over the module's parameters by Adam, its rate falling by a cosine and
-    gradients cut at length 1. With `check`, which is asked every few steps, the state where it was
-    least is kept, and training ends when it no longer falls.
+    gradients cut at length 1. Returns the step whose state the module is left in.
 
-    Raises ValueError for steps < 1, for a rate that is not above 0 and finite, and where no check
-    was finite.
+    check   asked before the first step, after 1, 2, 4, 8 ... of them and then every few; the state
+            where it was least is kept, so that few pairs, which are soon known by heart, leave it
+            no worse than it was. Training ends when the regular ones no longer fall
+
+    Raises ValueError for steps that are no integer of 1 or more, for a rate that is not above 0 and
+    finite, and where no regular check was finite, whatever those before them were.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, not {steps}")
+    check_count("steps", steps, 1, "updates")
     if not 0 < rate < math.inf:
         raise ValueError(f"rate, the step of Adam, must be above 0 and finite, not {rate}")
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
-    best, kept, waited = float("inf"), copy.deepcopy(module.state_dict()), 0
     every = max(1, steps // CHECKS)
+    best = None if check is None else _Best(module, check, rate)
     for step in range(1, steps + 1):
         optimizer.zero_grad()
         loss(*next(drawn)).backward()
@@ -111,24 +116,66 @@ def train(
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         if bool(length.isfinite()):  # else clipping has made NaN of it
             optimizer.step()
-        if check is None or step % every:
+        if best is None:
             continue
-        with torch.no_grad():
-            now = check()
-        if now < best:
-            best, kept, waited = now, copy.deepcopy(module.state_dict()), 0
-        else:
-            waited += 1
-            if waited == PATIENCE:
+        if step % every == 0:
+            if best.regular(step):
                 break
-    if check is not None:
-        if not math.isfinite(best):
+        elif step < every and step & (step - 1) == 0:
+            best.look(step)
+    return steps if best is None else best.restore()
+
+
+class _Best:
+    """The state of the least check so far, and whether the regular checks still fall."""
+
+    def __init__(self, module: nn.Module, check: Callable[[], float], rate: float):
+        self.module, self.check, self.rate = module, check, rate
+        self.least, self.step, self.state = math.inf, 0, copy.deepcopy(module.state_dict())
+        self.least_regular, self.waited = math.inf, 0
+        self.look(0)
+
+    def look(self, step: int) -> float:
+        """The check now; the state is kept where it is the least."""
+        with torch.no_grad():
+            now = self.check()
+        if now < self.least:
+            self.least, self.step = now, step
+            self.state = copy.deepcopy(self.module.state_dict())
+        return now
+
+    def regular(self, step: int) -> bool:
+        """Look, and say whether it is enough. The looks before are not counted: what begins with
+        a loss that rises may still learn."""
+        now = self.look(step)
+        if now < self.least_regular:
+            self.least_regular, self.waited = now, 0
+        else:
+            self.waited += 1
+        return self.waited == PATIENCE
+
+    def restore(self) -> int:
+        """Put the best state back; its step."""
+        if not math.isfinite(self.least_regular):
             raise ValueError(
                 f"training diverged: its loss on the validation part was never finite; lower rate, "
-                f"now {rate:g}"
+                f"now {self.rate:g}"
             )
-        module.load_state_dict(kept)
-    return module
+        self.module.load_state_dict(self.state)
+        return self.step
+
+
+def warn_if_untrained(name: str, learned: bool, pairs: int, rate: float) -> None:
+    """Warn where training has found nothing that holds for pairs it has not seen."""
+    if not learned:
+        warnings.warn(
+            f"{name} has learned nothing that holds on the {pairs} pairs of its validation part, "
+            "so that its estimate is that of a model which tells nothing. This is so where x and y "
+            f"share nothing, where pairs are too few, and where rate (now {rate:g}) is too high; "
+            "'ksg' and 'cca' need no training",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def seeded(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:

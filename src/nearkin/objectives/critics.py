@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nearkin.core import Comparison, at_least_float32
+from nearkin.critics import DistanceCritic
 from nearkin.objectives.base import Critic
 from nearkin.reduce import positive
 
@@ -39,6 +40,7 @@ class Linear(Critic):
 
 class OnDistance(Critic):
     """f = net(d) - d of the distance d, net a small MLP (Kemertas et al. 2020, eq. 14): any curve.
+    That of `rankmi` with one hidden layer less.
 
     width    of its two hidden layers
 
@@ -51,12 +53,11 @@ class OnDistance(Critic):
 
     def __init__(self, width: int = 128):
         super().__init__()
-        _at_least_one(width=width)
-        self.net = _mlp(1, width, 1)
+        self.curve = DistanceCritic(width, layers=1)
 
     def forward(self, c: Comparison) -> Tensor:
         """(A, R), memory O(A·R·width)."""
-        return self.net(c.distance[..., None])[..., 0] - c.distance
+        return self.curve(c.distance)
 
 
 class Bilinear(Critic):
