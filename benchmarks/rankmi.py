@@ -108,6 +108,12 @@ FEATURES: dict[str, dict[str, Any]] = {
     "rankmi printed": rankmi(20, 1e-3),
     "rankmi printed, 30 epochs": rankmi(30, 1e-3),
 }
+FEATURES |= {
+    f"{name}, {epochs} epochs": {**said, "train.epochs": epochs}
+    for epochs in (40, 80)
+    for name, said in FEATURES.items()
+    if "epochs" not in name
+}
 
 
 def prepared_features(source: Path, folder: Path) -> Path:
