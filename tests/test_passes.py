@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from quad4 import LABELS
 
 from nearkin import catalog, closed, fast, mining, positives
+from nearkin.blocked import blocked_softmax
 from nearkin.compare import InBatch
-from nearkin.core import Batch, home_of
+from nearkin.core import Batch, Comparison, home_of
 from nearkin.objectives.compared import CLASS_COLUMNS
 from nearkin.standalone import criterion
 
@@ -123,6 +125,72 @@ def test_exponentials_are_right_to_two_units_over_their_whole_range():
     exact = np.exp(x.astype(np.float64))
     assert np.abs(found[0] / exact - 1).max() < 2.5e-7
     assert np.array_equal(total, found[0])
+
+
+SEEING_ALL = [  # every similarity is in their value
+    "contrastive", "multi_similarity", "infonce", "supcon", "snca", "nca", "triplet",
+    "triplet_hard", "triplet_semi_hard", "generalized_lifted", "lifted_structure", "ranked_list",
+    "histogram", "tuplet_margin",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["compiled", "plain"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("name", SEEING_ALL)
+def test_nan_is_never_lost(name, sign, form, plain):
+    """Arithmetic makes NaN of either sign: inf - inf has its sign bit set on common processors."""
+    if form == "plain":
+        plain()
+    s, label = normal(8, 8).clamp(-0.9, 0.9), torch.arange(4).repeat(2)
+    s[0, 5] = torch.tensor(torch.nan).copysign(torch.tensor(sign))
+    rows = normal(8, 3)
+    c = Comparison(label, label, anchors=rows, references=rows, given=s, oneself=torch.arange(8))
+    assert LOSSES[name](c).total.isnan()
+
+
+@pytest.mark.parametrize("name", ["norm_softmax", "cross_entropy", "cosface", "arcface"])
+def test_nan_among_many_classes_is_told_of(name):
+    torch.manual_seed(0)
+    loss = criterion(name, classes=3000, dim=16)
+    weights = next(p for p in loss.parameters() if p.ndim == 2)
+    with torch.no_grad():
+        weights.normal_()[2000, 3] = torch.nan
+    with pytest.raises(ValueError, match="is nan though"):
+        loss(normal(64, 16), torch.arange(64))
+
+
+def test_sums_over_very_many_classes_are_exact_to_float32():
+    torch.manual_seed(0)
+    z, rows = normal(2, 4) * 1e-3, normal(131_072, 4)
+    _, rest = blocked_softmax(z, rows, torch.tensor([0, 1]))
+    exact = (z.double() @ rows.double().T).scatter(1, torch.tensor([[0], [1]]), -torch.inf)
+    torch.testing.assert_close(rest.double(), exact.logsumexp(1), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("change", ["similarity", "rows"])
+def test_what_was_changed_in_place_is_seen(change):
+    z, label = normal(12, 5).requires_grad_(), torch.arange(4).repeat(3)
+    if change == "similarity":
+        slopes = []
+        for make in (lambda s: s.mul_(0.5), lambda s: s * 0.5):
+            c = InBatch("cosine")(z, Batch(None, label=label))
+            c = replace(c, given=make(c.similarity))
+            slopes.append(torch.autograd.grad(LOSSES["multi_similarity"](c).total, z)[0])
+        torch.testing.assert_close(*slopes)
+        return
+    c = InBatch("inner")(z, Batch(None, label=label))
+    assert c.similarity.requires_grad
+    with torch.no_grad():
+        z.mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        LOSSES["multi_similarity"](c).total.backward()
+
+
+def test_a_comparison_can_be_pickled_after_a_loss():
+    with torch.no_grad():
+        c = InBatch("cosine")(normal(12, 5), Batch(None, label=torch.arange(4).repeat(3)))
+        before = LOSSES["multi_similarity"](c).total
+    assert torch.equal(LOSSES["multi_similarity"](pickle.loads(pickle.dumps(c))).total, before)
 
 
 def test_what_is_not_counted_gets_no_slope_and_nan_stays():

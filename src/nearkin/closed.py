@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from nearkin.fast import compiled
 from nearkin.positives import Positives
 
 _AS_IS = nullcontext()
-_NO_SKIP = torch.empty(1, 0, dtype=torch.int64)
+_NO_SKIP = torch.empty(1, 0, dtype=torch.int64, device="cpu")
 HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
 SPARSE = 16  # entries of a row up to which their products are made one by one
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
@@ -83,11 +84,15 @@ def split(
 
 
 def square_of(similarity: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What `gram` made a matrix of: the source, the rows and their lengths; the matrix itself and
-    twice None where it is none, and where somebody looks at its own gradient."""
-    looked_at = similarity.is_leaf or similarity.retains_grad or similarity._backward_hooks
-    found = None if looked_at else getattr(similarity, "square_of", None)
-    return found or (similarity, None, None)
+    """What `gram` made a matrix of: the source, the rows and their lengths. The matrix itself and
+    twice None where it is none, where it or the rows were changed in place since, and where
+    somebody looks at its own gradient."""
+    found, state = getattr(similarity, "square_of", (None, None))
+    itself = similarity, None, None
+    if found is None or similarity.is_leaf or similarity.retains_grad:
+        return itself
+    changed = (similarity._version, found[1]._version) != state
+    return itself if changed or similarity._backward_hooks else found
 
 
 def gathered(similarity: Tensor, columns: Tensor) -> Tensor:
@@ -201,10 +206,20 @@ def in_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 def masked(mask: Tensor) -> Keep:
     """The places of a mask (A, R) count."""
 
-    def keep(x: Tensor, part: slice, by: float) -> Tensor:
-        return torch.where(mask[part], x, x.new_full((), by), out=x)
+    return Keep(partial(_keep_masked, mask))
 
-    return Keep(keep)
+
+def _keep_masked(mask: Tensor, x: Tensor, part: slice, by: float) -> Tensor:
+    return torch.where(mask[part], x, x.new_full((), by), out=x)
+
+
+def all_but(columns: Tensor) -> Keep:
+    """All places count but a few of each row, (A, K) int64."""
+    return Keep(partial(_keep_but, columns), columns)
+
+
+def _keep_but(columns: Tensor, x: Tensor, part: slice, by: float) -> Tensor:
+    return x.scatter_(1, columns[part], by)
 
 
 def nearest_below(s: Tensor, keep: Keep, limit: Tensor, strictly: bool) -> Tensor:
@@ -221,8 +236,9 @@ def nearest_below(s: Tensor, keep: Keep, limit: Tensor, strictly: bool) -> Tenso
         x = keep(s[part].clone(), part, -torch.inf)
         for p in range(limit.shape[1]):
             most = limit[part, p : p + 1]
-            top, column = torch.where(x < most if strictly else x <= most, x, -torch.inf).max(1)
-            columns[part, p] = torch.where(top > -torch.inf, column, -1)
+            # NaN is kept, and is the largest.
+            top, column = torch.where(x >= most if strictly else x > most, -torch.inf, x).max(1)
+            columns[part, p] = torch.where(top == -torch.inf, -1, column)
     return columns
 
 
@@ -333,7 +349,9 @@ def gram(rows: Tensor) -> Tensor:
     """(N, N) rows·rowsᵀ; two matrix products in all, where autograd takes three."""
     (source, length), rows = made_of(rows), rows.detach()
     square = _Square.apply(source, rows, length)
-    square.square_of = source, rows, length  # type: ignore[attr-defined]
+    if square.requires_grad:  # type: ignore[union-attr]
+        state = square._version, rows._version  # type: ignore[union-attr]
+        square.square_of = (source, rows, length), state  # type: ignore[union-attr]
     return square  # type: ignore[return-value]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nearkin.closed import (
     Keep,
     UnitRows,
+    all_but,
     distances,
     gram,
     masked,
@@ -193,7 +194,11 @@ class Comparison:
     @cached_property
     def similarity(self) -> Tensor:
         """(A, R), larger is closer, float32 or wider: cosine; 1 - d²/2 (euclidean); a·r + bias
-        (inner)."""
+        (inner).
+
+        The losses send their gradient to the rows at once. Who wants that to this matrix itself
+        calls `retain_grad` or registers a hook before the loss, or gives a leaf as `given`.
+        """
         if self.given is not None:
             return at_least_float32(self.given)
         if self.anchors is None or self.references is None:
@@ -254,15 +259,14 @@ class Comparison:
         few = self._few_same
         if few is None:
             return masked(self.different)
-        return Keep(lambda x, part, by: x.scatter_(1, few[part], by), few)
+        return all_but(few)
 
     @cached_property
     def keep_compared(self) -> Keep:
         """As `keep_different`, for pairs that are compared: same or different."""
         if not self._whole_batch:
             return masked(self.compared)
-        itself = self.oneself[:, None]  # type: ignore[index]
-        return Keep(lambda x, part, by: x.scatter_(1, itself[part], by), itself)
+        return all_but(self.oneself[:, None])  # type: ignore[index]
 
     @cached_property
     def _few_same(self) -> Tensor | None:

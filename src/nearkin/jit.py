@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import pickle
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -48,7 +49,7 @@ def jit_of(files: Iterable[Path], **options: Any) -> Callable[[Loop], Loop]:
             if kept:
                 try:
                     return kept[0](*arguments)
-                except (OSError, EOFError) as error:
+                except (OSError, EOFError, pickle.UnpicklingError) as error:
                     with contextlib.suppress(IndexError):  # another thread was as unlucky
                         kept.pop()
                     _warn(error)

@@ -21,9 +21,10 @@ from nearkin.jit import jit_of
 
 F = np.float32
 ZERO, ONE, TWO = F(0), F(1), F(2)
-NOTHING, INFINITE = F(-np.inf), F(np.inf)
+NOTHING, INFINITE, NAN = F(-np.inf), F(np.inf), F(np.nan)
 LEAST = F(np.finfo(np.float32).tiny ** 0.5)  # of a squared distance: see closed.distances
 COPIES = F(np.finfo(np.float32).tiny ** 0.25 * 1.001)  # distances of identical rows
+FLOATS = 128  # numbers that are summed in float32 before float64 takes them
 TILE = 32  # rows and columns of what is turned at once
 
 # A division by 0 is infinite, as in numpy: asking costs a branch, and raises in plain loops.
@@ -63,8 +64,8 @@ BELOW_ALL = np.int32(np.array(-np.inf, np.float32).view(np.int32) ^ 0x7FFFFFFF)
 # Sums in no other order: that would cancel TO_WHOLE.
 @_fused
 def _exp(x):
-    """e^x for x <= 0, to 2 units in the last place; 0 below -87, where float32 loses digits. By the
-    polynomial of Cephes (Moshier), which compilers turn into vectors."""
+    """e^x for x <= 0, to 2 units in the last place; 0 below -87, where float32 loses digits, and
+    NaN for NaN. By the polynomial of Cephes (Moshier), which compilers turn into vectors."""
     whole = x * LOG2_E + TO_WHOLE
     times = whole - TO_WHOLE
     r = x - times * LN2_HIGH
@@ -72,12 +73,12 @@ def _exp(x):
     p = ((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2
     p = p * (r * r) + r + ONE
     y = _float(_bits(p) + (_bits(whole) << np.int32(23)))
-    return y if x >= LOWEST else ZERO
+    return y if x >= LOWEST else (ZERO if x < LOWEST else x)
 
 
 @_plain
 def _top(row):
-    """The largest entry; NaN where there is one (of the usual sign).
+    """The largest entry of a row without NaN.
 
     By their bits, in an order that integers have too: compilers make vectors of that alone.
     """
@@ -104,11 +105,17 @@ def _exps(row, scale, top):
 
 @_plain
 def _taken(s, skip, x, i):
-    """Row i of x: that of s, -inf in the columns to skip."""
+    """Row i of x: that of s, -inf in the columns to skip. Where one of them is NaN, all are: no
+    comparison sees NaN, and it must not be lost."""
     row = x[i]
     row[:] = s[i]
     for k in range(skip.shape[1]):
         row[skip[i, k]] = NOTHING
+    wrong = np.int32(0)
+    for j in range(len(row)):
+        wrong |= np.int32(row[j] != row[j])
+    if wrong:
+        row[:] = NAN
     return row
 
 
@@ -119,10 +126,10 @@ def log_sum_exp(s, skip, x, scale, value):
     steep = F(scale)
     for i in range(len(x)):
         row = _taken(s, skip, x, i)
-        top = _top(row)
+        top = NAN if row[0] != row[0] else _top(row)
         if not abs(top) < INFINITE:
             value[i] = top
-            row[:] = ZERO if top == NOTHING else top - top
+            row[:] = ZERO if top == NOTHING else NAN
             continue
         _exps(row, steep, top)
         total = _sum(row)
@@ -139,11 +146,12 @@ def hinges_squared(s, skip, x, margin):
     for i in range(len(x)):
         row = _taken(s, skip, x, i)
         for j in range(len(row)):
-            d = np.sqrt(max(TWO - TWO * row[j], LEAST))
+            d = TWO - TWO * row[j]
+            d = np.sqrt(LEAST if d < LEAST else d)
             gap = farthest - d
-            gap = gap if gap > ZERO else (ZERO if d == d else gap)
+            gap = ZERO if gap < ZERO else gap
             squares[j] = gap * gap
-            row[j] = TWO * gap / d if d > COPIES else gap - gap
+            row[j] = ZERO if d <= COPIES else TWO * gap / d
         total += np.float64(_sum(squares))
     return total
 
@@ -157,6 +165,9 @@ def triplet_hinges(s, skip, x, near, squared, of_near):
     over = np.empty(width, np.float32)
     for i in range(len(x)):
         row = _taken(s, skip, x, i)
+        if row[0] != row[0]:
+            total, of_near[i] = np.nan, NAN
+            continue
         for j in range(width):
             d = max(TWO - TWO * row[j], LEAST)
             far[j] = d if squared else np.sqrt(d)
@@ -223,8 +234,8 @@ def _cell(s, bins):
     """The cell of a similarity, and its share at the node before it: see losses.histograms."""
     half = F(bins / 2)
     place = s * -half + (half + TWO)
-    if not place < F(bins + 2):  # NaN stays in the share
-        return bins + 2, ONE + (place - place)
+    if not place < F(bins + 2):
+        return bins + 2, ONE if place == place else place  # NaN stays in the share
     place = max(place, ONE)
     cell = np.int64(place)
     return cell, ONE - (place - F(cell))
@@ -356,12 +367,13 @@ def nearness(s, skip, x, value):
     for i in range(len(x)):
         row = _taken(s, skip, x, i)
         for j in range(len(row)):
-            far[j] = np.sqrt(max(TWO - TWO * row[j], LEAST))
+            d = TWO - TWO * row[j]
+            far[j] = np.sqrt(LEAST if d < LEAST else d)
             row[j] = -far[j]
-        top = _top(row)
+        top = NAN if far[0] != far[0] else _top(row)
         if not abs(top) < INFINITE:
             value[i] = top
-            row[:] = ZERO if top == NOTHING else top - top
+            row[:] = ZERO if top == NOTHING else NAN
             continue
         _exps(row, ONE, top)
         total = _sum(row)
@@ -379,7 +391,9 @@ def weighted_hinges(s, skip, x, boundary, temperature, value):
         row = _taken(s, skip, x, i)
         for j in range(len(row)):
             gap[j] = max(edge - np.sqrt(max(TWO - TWO * row[j], LEAST)), ZERO)
-            gap[j] = gap[j] if row[j] == row[j] else row[j]
+        if row[0] != row[0]:
+            value[i] = NAN
+            continue
         top = _top(gap)
         if top == ZERO:
             value[i] = ZERO
@@ -395,6 +409,18 @@ def weighted_hinges(s, skip, x, boundary, temperature, value):
             row[j] = row[j] / (total * far) if far > COPIES else ZERO
 
 
+@_plain
+def _first_nan(row, skip):
+    """The first column that is NaN and none of those to skip."""
+    for j in range(len(row)):
+        counts = row[j] != row[j]
+        for k in range(len(skip)):
+            counts = counts and skip[k] != j
+        if counts:
+            return j
+    return 0
+
+
 @jit
 def nearest_below(s, skip, limit, strictly, columns):
     """Into columns (B, P): the most similar entry of each row of s that is at most (`strictly`:
@@ -403,6 +429,9 @@ def nearest_below(s, skip, limit, strictly, columns):
     row, below = np.empty((1, width), np.float32), np.empty(width, np.float32)
     for i in range(len(s)):
         _taken(s[i : i + 1], skip[i : i + 1], row, 0)
+        if row[0, 0] != row[0, 0]:
+            columns[i] = _first_nan(s[i], skip[i])
+            continue
         for p in range(limit.shape[1]):
             most = limit[i, p]
             for j in range(width):
@@ -438,13 +467,18 @@ def exponentials(x, places, top, total):
     for k in range(len(places)):
         flat[places[k]] = NOTHING
     top[:] = lowest
-    total[:] = ZERO
     for i in range(rows):
         row = x[i]
         for a in range(width):
             top[a] = row[a] if row[a] > top[a] else top[a]
+    some, every = np.zeros(width, np.float32), np.zeros(width)
     for i in range(rows):
-        _add_exps(x[i], top, total)
+        _add_exps(x[i], top, some)
+        if i % FLOATS == FLOATS - 1 or i == rows - 1:
+            every += some
+            some[:] = ZERO
+    for a in range(width):
+        total[a] = every[a]
 
 
 @_fused

@@ -68,7 +68,7 @@ def donsker_varadhan(c: Comparison, *, temperature: float | Tensor = 1.0) -> Ter
     Memory O(A·R). Raises ValueError for a temperature that is not above 0.
     """
     near, far = _means(c, temperature)
-    return Terms(tightness=-near, contrast=torch.where(far > -torch.inf, far, 0.0))
+    return Terms(tightness=-near, contrast=torch.where(far != -torch.inf, far, 0.0))
 
 
 @home("in_batch", "cosine")
@@ -208,7 +208,7 @@ def smile(c: Comparison, *, clip: float = 5.0, temperature: float | Tensor = 1.0
 
     def value(f: Tensor) -> Tensor:
         far = _log_mean(f.clamp(-clip, clip), c.different)
-        return torch.where(far > -torch.inf, far, 0.0)
+        return torch.where(far != -torch.inf, far, 0.0)
 
     return _by_jsd(c, temperature, value)
 
@@ -244,7 +244,7 @@ def _means(c: Comparison, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
     own, rows = split_log_sum_exp(c.similarity, positives, c.keep_different, 1 / temperature)
     near = positives.fill(own, 0.0)
     pairs = c.negatives.sum().to(rows.dtype)  # the log of an int64 is float32
-    far = logsumexp(rows, rows > -torch.inf, 0) - pairs.clamp_min(1).log()
+    far = logsumexp(rows, rows != -torch.inf, 0) - pairs.clamp_min(1).log()
     return ratio(near.sum(), positives.pairs), far
 
 
@@ -265,7 +265,7 @@ def _log_mean(f: Tensor, mask: Tensor) -> Tensor:
     """0-dim: log mean e^f over the mask; -inf where it is empty."""
     rows = logsumexp(f, mask)
     pairs = torch.count_nonzero(mask).to(f.dtype)
-    return logsumexp(rows, rows > -torch.inf, 0) - pairs.clamp_min(1).log()
+    return logsumexp(rows, rows != -torch.inf, 0) - pairs.clamp_min(1).log()
 
 
 def _exp(x: Tensor) -> Tensor:

@@ -235,5 +235,5 @@ def circle(c: Comparison, *, margin: float = 0.4, scale: float = 80.0) -> Terms:
     own, apart = split(c.similarity, positives, push)
     weight = scale * (1 + margin - own.detach()).clamp_min(0)
     near = logsumexp_over(positives, -weight * (own - (1 - margin)))
-    both = (positives.count > 0) & (apart > -torch.inf)
+    both = (positives.count > 0) & (apart != -torch.inf)
     return Terms(other={"joint": mean(softplus(near + apart), both)})

@@ -225,7 +225,7 @@ def alignment_uniformity(
     near = positives.fill(c.distance_of(own).pow(alpha), 0.0)
     # The log of an int64 is float32.
     pairs = (c.negatives.sum() + positives.pairs).to(potential.dtype)
-    spread = logsumexp(potential, potential > -torch.inf, 0) - 2 * t - pairs.clamp_min(1).log()
+    spread = logsumexp(potential, potential != -torch.inf, 0) - 2 * t - pairs.clamp_min(1).log()
     return Terms(
         tightness=ratio(near.sum(), positives.pairs),
         contrast=weight * torch.where(pairs > 0, spread, 0.0),

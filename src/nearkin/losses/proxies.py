@@ -112,7 +112,7 @@ def proxy_nca(c: Comparison, *, scale: float = 1.0) -> Terms:
     """
     found, steep = _softmax_of_distances("proxy_nca", c, scale)
     rest, own = found.rest(), found.own_mean(found.own)
-    scored = rest.detach() > -torch.inf
+    scored = rest.detach() != -torch.inf
     scored = scored if found.scored is None else scored & found.scored
     return Terms(tightness=mean(steep - own, scored), contrast=mean(rest - steep, scored))
 

@@ -73,7 +73,7 @@ def generalized_lifted(c: Comparison, *, margin: float = 1.0) -> Terms:
     positives = c.positives
     own, near = split(c.similarity, positives, nearness(c, c.distance_of))
     far = logsumexp_over(positives, c.distance_of(own))
-    scored = (positives.count > 0) & (near > -torch.inf)
+    scored = (positives.count > 0) & (near != -torch.inf)
     return Terms(other={"joint": mean((far + near + margin).clamp_min(0), scored)})
 
 

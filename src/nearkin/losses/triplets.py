@@ -353,7 +353,8 @@ def easiest_against(c: Comparison, temperature: float, limit: Callable[[Tensor],
         columns = torch.cat([positives.columns.gather(1, place), hardest.clamp_min(0)], 1)
     s = gathered(s, columns)
     with torch.no_grad():
-        scored = (easiest[:, 0] > 0) & (hardest[:, 0] >= 0) & (s[:, 1] > 0)
+        # Not `> 0`: NaN must be scored.
+        scored = (easiest[:, 0] > 0) & (hardest[:, 0] >= 0) & ~(s[:, 1] <= 0)
     return mean(softplus((s[:, 1] - s[:, 0]) / temperature), scored)
 
 
