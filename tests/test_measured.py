@@ -338,7 +338,30 @@ def test_what_is_hardly_meant_is_said_beside_the_result(vectors, call):
     code, _, err = call("evaluate", vectors(embeddings=np.ones((40, 4))))
     assert code == 0
     assert "all 40 rows are equal: the embedding has collapsed to one point" in err
+    gallery = {"gallery_embeddings": np.ones((5, 4)), "gallery_labels": np.arange(5)}
+    code, _, err = call("evaluate", vectors(**gallery))
+    assert code == 0
+    assert "all 5 rows are equal: the gallery's embedding has collapsed" in err
     assert call("evaluate", vectors(remarks=np.arange(3)))[2] == ""
+
+
+def test_what_is_meant_is_not_doubted(vectors, call):
+    ids = np.arange(40) % 2
+    code, _, err = call("evaluate", vectors(group=ids, groups=ids))
+    assert code == 0
+    assert "is not read" not in err
+    one = {"embeddings": np.ones((1, 4)), "labels": np.zeros(1, int)}
+    gallery = {"gallery_embeddings": np.eye(4), "gallery_labels": np.arange(4)}
+    code, _, err = call("evaluate", vectors(**one, **gallery))
+    assert code == 0
+    assert "collapsed" not in err
+
+
+def test_floors_are_not_set_beside_graded_rankings(vectors, bad):
+    above = np.arange(40) // 20
+    rows = {"train_embeddings": np.eye(4), "train_labels": np.arange(4) + 100}
+    path = vectors(super_labels=above, **rows)
+    bad("evaluate", path, "--floors", "--metrics", "ndcg@5", says="floors know one grade")
 
 
 def test_metrics_without_a_name_are_refused(vectors, bad):

@@ -173,6 +173,11 @@ def _of_file(
     held = read_arrays(path)
     if with_floors and "train_embeddings" not in held:
         return _of_features(path, held, metrics, closenesses, asked)
+    if with_floors and "super_labels" in held and any(m.startswith("ndcg") for m in metrics):
+        raise ValueError(
+            f"{path} has super_labels, which grade ndcg, but floors know one grade; ask for other "
+            "metrics, or leave --floors out"
+        )
     missing = [name for name in ("embeddings", "labels") if name not in held]
     if missing:
         raise ValueError(
@@ -220,12 +225,15 @@ def _of_file(
 def _doubts(held: Mapping[str, np.ndarray]) -> Iterator[str]:
     """What is no error, and hardly meant."""
     for name in sorted(set(held) - set(READ)):
-        if meant := get_close_matches(name, READ, 1, 0.8):
+        meant = get_close_matches(name, set(READ) - set(held), 1, 0.8)
+        if meant:
             yield f"the array {name!r} is not read; is {meant[0]!r} meant?"
-    z = held["embeddings"]
-    blocks = (z[start : start + TOGETHER] for start in range(0, len(z), TOGETHER))
-    if all((block == z[0]).all() for block in blocks):
-        yield f"all {len(z)} rows are equal: the embedding has collapsed to one point"
+    for name in ("embeddings", "gallery_embeddings"):
+        z = held.get(name, ())
+        blocks = (z[start : start + TOGETHER] for start in range(0, len(z), TOGETHER))
+        if len(z) > 2 and all((block == z[0]).all() for block in blocks):
+            what = "the embedding" if name == "embeddings" else "the gallery's embedding"
+            yield f"all {len(z)} rows are equal: {what} has collapsed to one point"
 
 
 def _of_features(

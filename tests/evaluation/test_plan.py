@@ -63,6 +63,21 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch):
     assert plan.available() < alone / 2
 
 
+@pytest.mark.parametrize("said", ["", "0", "abc", "²", "-3"])
+def test_a_number_of_processes_that_is_none_is_one(monkeypatch, said):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+    assert plan._processes() == 1
+
+
+@pytest.mark.slow
+def test_thresholds_of_large_classes_are_planned_for():
+    """The kernel saw 199 to 219 MB for this size."""
+    made, z = [], np.random.default_rng(0).standard_normal((12_000, 64)).astype(np.float32)
+    metrics = ("recall@1", "map@r")
+    evaluate(z, np.arange(12_000) % 12, metrics=metrics, planned=made.append)
+    assert 219e6 < made[0].bytes < 400e6
+
+
 def test_a_command_says_the_plan_and_too_little_memory(tmp_path, monkeypatch, capsys):
     from nearkin.cli import main
 

@@ -22,6 +22,7 @@ QUERIES = (
 )
 TILE = 512  # gallery rows of a tile
 THRESHOLDS = 1 << 21  # entries (queries of a block) x (relevant items), at most: 16 MiB an array
+LARGE = 256  # relevant items of a query from which on products of blocks find them faster
 KEPT = 1 << 23  # entries of a prepared gallery that is kept between blocks: 64 MiB
 
 

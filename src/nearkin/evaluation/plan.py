@@ -20,6 +20,8 @@ __all__ = ["Plan", "available", "plan_of", "replace"]
 
 # Nearest relevant items of a query, at most, where screening pays: with compiled loops, without.
 FEW, FEW_PLAIN = 2048, 8
+A_THRESHOLD = 56  # bytes: itself, its count, and what ranks and metrics of a panel are made in
+BY_PRODUCTS = 64 << 20  # bytes of the blocks in which thresholds of large classes are found
 SMALL = 1 << 27  # products of entries below which float64 takes no longer
 
 
@@ -77,6 +79,8 @@ def plan_of(task: Retrieval, depth: int, queries: int | None = None) -> tuple[Pl
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     rounded = (items if symmetric else count + items) * dim * screen.itemsize
     fixed = _fixed(task, screened, count, kept, dim)
+    if screened and int((task.relevance.most_relevant() * chosen).max()) > counting.LARGE:
+        fixed += BY_PRODUCTS
     tile = 2 * tiling.SIDE**2 * screen.itemsize
     free = available()
     room = {"held": min(rounded, HELD) if screened else 0, "threads": threads}
@@ -96,7 +100,7 @@ def plan_of(task: Retrieval, depth: int, queries: int | None = None) -> tuple[Pl
 
 def _fixed(task: Retrieval, screened: int, count: int, kept: int, dim: int) -> int:
     """Bytes of whatever does not shrink: norms, thresholds, rows prepared in float64."""
-    taken = 40 * (count + len(task.gallery)) + 16 * kept + 3 * 2048 * dim * 8
+    taken = 40 * (count + len(task.gallery)) + A_THRESHOLD * kept + 3 * 2048 * dim * 8
     if screened < count:
         # A block of queries in float64, its thresholds twice, the gallery or a part of it.
         block = min(counting.QUERIES, count)
@@ -126,4 +130,4 @@ def available() -> int | None:
 
 def _processes() -> int:
     said = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, int(said)) if said.isdigit() else 1
+    return max(1, int(said)) if said.isascii() and said.isdigit() else 1

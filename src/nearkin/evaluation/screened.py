@@ -16,14 +16,13 @@ from torch import Tensor
 
 from nearkin.evaluation import counted
 from nearkin.evaluation.base import NOWHERE, Ranking
-from nearkin.evaluation.counting import Retrieval, query_blocks, thresholds_of
+from nearkin.evaluation.counting import LARGE, Retrieval, query_blocks, thresholds_of
 from nearkin.evaluation.plan import Plan
 from nearkin.search.products import full_float32, precisions, product, seconds_a_pair
 from nearkin.search.screen import Bound, bound_of
 from nearkin.search.side import Side
 from nearkin.search.tiles import Stripe, Threads, cut, pairs_of, stripes_of
 
-LARGE = 256  # relevant items of a query from which on products of blocks find them faster
 PANEL = 1 << 22  # thresholds of a pass, at most: 64 MiB with their counts
 SAMPLE = (48, 512)  # queries and items that tell how much a precision leaves open
 
