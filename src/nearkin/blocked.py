@@ -17,7 +17,7 @@ from nearkin.closed import (
 )
 from nearkin.fast import compiled
 
-ENTRIES = 1 << 18  # logits of a block: 1 MiB of float32 stays in cache
+ENTRIES = 1 << 20  # logits of a block, or numbers of its references: 4 MiB stay in cache
 KEPT = 1 << 28  # bytes of exponentials that a gradient keeps; where they are more, it keeps none
 
 
@@ -76,7 +76,7 @@ class _BlockedSoftmax(torch.autograd.Function):
         keeps = any(ctx.needs_input_grad) and size <= KEPT
         rest = None
         own, kept = anchors.new_empty(anchors.shape[0], 1), []
-        blocks = _blocks(column, references.shape[0])
+        blocks = _blocks(column, *references.shape)
         lengths = references.new_empty(references.shape[0], 1) if raw else None
         for part, rows, places in blocks:
             if lengths is not None:
@@ -146,11 +146,13 @@ class _BlockedSoftmax(torch.autograd.Function):
         return to_anchors, to_source, None, None, to_bias, None, None
 
 
-def _blocks(column: Tensor, references: int) -> list[tuple[slice, Tensor | slice, Tensor]]:
+def _blocks(
+    column: Tensor, references: int, dim: int
+) -> list[tuple[slice, Tensor | slice, Tensor]]:
     """Slices of the references, with the anchors whose own column lies in each, and where it lies
     in the block (block, A), flat."""
     anchors = len(column)
-    size = max(ENTRIES // max(anchors, 1), 1)
+    size = max(ENTRIES // max(anchors, dim, 1), 1)
     flat = torch.arange(anchors, device=column.device).add_(column, alpha=anchors)
     if references <= size:
         return [(slice(0, references), slice(None), flat)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -58,13 +59,23 @@ def broken_row(z: Tensor) -> int | None:
 
 def check_place(module: nn.Module, z: Tensor) -> None:
     """What a module keeps must lie where the embeddings lie, and learn in float64 if they do."""
-    for kept in (*module.parameters(), *module.buffers()):
+    for kept in _kept(module):
         learns = isinstance(kept, nn.Parameter)
         if kept.device != z.device or (learns and _is_double(kept) != _is_double(z)):
             raise ValueError(
                 f"embeddings of {z.dtype} on {z.device} meet parameters of {kept.dtype} on "
                 f"{kept.device}; bring them together with .to({str(z.device)!r}, {z.dtype})"
             )
+
+
+def _kept(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, some perhaps twice: torch's own way takes as long as a small loss."""
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        waiting += (inner for inner in one._modules.values() if inner is not None)
+        for tensors in (one._parameters, one._buffers):
+            yield from (tensor for tensor in tensors.values() if tensor is not None)
 
 
 def _is_double(x: Tensor) -> bool:

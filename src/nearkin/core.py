@@ -285,6 +285,15 @@ class Comparison:
             return len(self.anchor_label) - 1 - self.positives.count
         return self.different.sum(1)
 
+    @property
+    def negative_pairs(self) -> int | Tensor:
+        """How many different pairs there are: a number where it is known without looking at them,
+        else 0-dim int64."""
+        if self._whole_batch:
+            rows = len(self.anchor_label)
+            return rows * (rows - 1) - self.positives.pairs
+        return self.negatives.sum()
+
     @cached_property
     def _whole_batch(self) -> bool:
         """Whether rows of one label each meet each other, all but themselves."""

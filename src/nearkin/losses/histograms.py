@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from nearkin.closed import for_passes, in_blocks, known
 from nearkin.core import Comparison, Terms, home
 from nearkin.fast import compiled
-from nearkin.reduce import mean
+from nearkin.reduce import mean, ratio
 
 # Nodes j = 0 .. bins stand at the similarities 1 - 2j/bins, the nearest first. Cell j + 2 lies
 # between the nodes j and j + 1. Cell 0 takes what is not counted, cell 1 what is above 1, cell
@@ -45,7 +45,7 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
     """
     _at_least_one(bins)
     positives, width = c.positives, bins + 3
-    attracted, repelled = max(positives.pairs, 1), c.negatives.sum().clamp_min(1)
+    attracted = max(positives.pairs, 1)
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
         """Summed over negative pairs: the share of the positive pairs that are no nearer."""
@@ -75,7 +75,7 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
         slope.scatter_add_(1, positives.columns, pull)
         return torch.dot(others.cumsum(0), own).div(attracted).to(s.dtype), slope
 
-    return Terms(other={"joint": known(c.similarity, overlap) / repelled})
+    return Terms(other={"joint": ratio(known(c.similarity, overlap), c.negative_pairs)})
 
 
 @home("in_batch", "cosine")
