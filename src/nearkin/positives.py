@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,8 +84,9 @@ def _mates(label: Tensor) -> Positives:
     own = label.detach().numpy()
     order = own.argsort(kind="stable")
     most, pairs, full = passes().classes_of(own, order)
-    columns = label.new_zeros(len(own), max(most - 1, 0), dtype=torch.int64)
-    valid = torch.zeros_like(columns[:0] if full else columns, dtype=torch.bool)
-    count = torch.empty_like(label, dtype=torch.int64)
-    passes().mates(own, order, columns.numpy(), valid.numpy(), count.numpy())
-    return Positives(columns, None if full else valid, count, pairs)
+    columns = np.zeros((len(own), max(most - 1, 0)), np.int64)
+    valid = np.zeros((0 if full else len(own), columns.shape[1]), np.bool_)
+    count = np.empty(len(own), np.int64)
+    passes().mates(own, order, columns, valid, count)
+    made = torch.from_numpy(columns), None if full else torch.from_numpy(valid)
+    return Positives(*made, torch.from_numpy(count), pairs)

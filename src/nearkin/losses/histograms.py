@@ -56,7 +56,9 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
             total = passes.overlap(
                 source, skip, slope.numpy(), *given, bins, attracted, pull.numpy()
             )
-            return s.new_tensor(total), slope.scatter_add_(1, positives.columns, pull)
+            return torch.tensor(total, dtype=s.dtype), slope.scatter_add_(
+                1, positives.columns, pull
+            )
         own_cell, share = _cells(s.gather(1, positives.columns), bins)
         if positives.valid is not None:
             own_cell *= positives.valid
