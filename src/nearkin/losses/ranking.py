@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nearkin.closed import distance_slope, for_passes, in_blocks, split
+from nearkin.closed import Rest, distance_slope, for_passes, in_blocks, split
 from nearkin.core import Comparison, Terms, home
 from nearkin.fast import compiled
 from nearkin.positives import Positives
@@ -147,8 +147,19 @@ def ranked_list(
             "be nearer than boundary - margin"
         )
     positives, anchors = c.positives, max(c.shape[0], 1)
+    own, repelled = split(c.similarity, positives, _near_ones(c, boundary, temperature))
+    gap = positives.fill((c.distance_of(own) - (boundary - margin)).relu(), 0.0)
+    attracted = (_weights(gap.detach(), positive_temperature) * gap).sum()
+    return Terms(
+        tightness=(1 - balance) / anchors * attracted,
+        contrast=balance / anchors * repelled.sum(),
+    )
 
-    def near_ones(s: Tensor) -> tuple[Tensor, Tensor]:
+
+def _near_ones(c: Comparison, boundary: float, temperature: float) -> Rest:
+    """(A,): Σ_different v·[boundary - d]₊, the weights v held for the slope."""
+
+    def rest(s: Tensor) -> tuple[Tensor, Tensor]:
         value = s.new_empty(len(s))
         c.distance_of(s.new_empty(0))  # raises where there is none
         if passes := compiled(s):
@@ -165,13 +176,7 @@ def ranked_list(
             torch.mul(weight, distance_slope(d).neg_(), out=slope[part])
         return value, slope
 
-    own, repelled = split(c.similarity, positives, near_ones)
-    gap = positives.fill((c.distance_of(own) - (boundary - margin)).relu(), 0.0)
-    attracted = (_weights(gap.detach(), positive_temperature) * gap).sum()
-    return Terms(
-        tightness=(1 - balance) / anchors * attracted,
-        contrast=balance / anchors * repelled.sum(),
-    )
+    return rest
 
 
 def _weights(gap: Tensor, temperature: float) -> Tensor:
