@@ -52,6 +52,7 @@ from nearkin.fast import compiled
 
 SEED = 0
 LEAST = 0.01  # seconds a figure takes at least: short steps are repeated within it
+SHORT = 0.1  # seconds of a step that is measured after one of its own
 ENOUGH = 2.0  # seconds after which a step is not measured again
 TOO_SLOW = 3.0  # seconds of a first step that is kept instead of warming up
 SOFTMAX = ("cross_entropy", "norm_softmax", "cosface", "arcface")
@@ -59,17 +60,18 @@ MILLION = 1_000_000
 MOST = 12 * GIB  # a peer that would hold more is not run
 
 
-def seconds(step: Callable[[], object], repeats: int = 1) -> float:
+def seconds(step: Callable[[], object], repeats: int = 1, warm: bool = False) -> float:
     """What a step takes, the mean of `repeats` in a row.
 
     As in `timeit`, without the collector of garbage: it would come in one step for what another
-    left. What was there from the start is frozen, so that collecting before is quick. Steps that
-    are repeated are measured in caches that hold their own data: one comes before.
+    left. What was there from the start is frozen, so that collecting before is quick. With `warm` a
+    step of its own comes before: as in training, it finds caches that hold its data, and does not
+    pay for giving back the memory that another left.
     """
     gc.collect()
     gc.disable()
     try:
-        if repeats > 1:
+        if warm:
             step()
         began = time.perf_counter()
         for _ in range(repeats):
@@ -88,18 +90,19 @@ def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     """
     taken: dict[str, list[float]] = {}
     repeats: dict[str, int] = {}
+    warms: dict[str, bool] = {}
     for name, step in steps.items():
         first = seconds(step)
         if first <= TOO_SLOW:
             first = seconds(step)
         taken[name] = [first] if first > ENOUGH else []
         few = [first] if first > LEAST else [first, *(seconds(step) for _ in range(3))]
-        repeats[name] = max(1, int(LEAST / min(few)))
+        repeats[name], warms[name] = max(1, int(LEAST / min(few))), first <= SHORT
     for _ in range(rounds):
         for name, step in steps.items():
             if sum(taken[name]) * repeats[name] > ENOUGH:
                 continue
-            taken[name].append(seconds(step, repeats[name]))
+            taken[name].append(seconds(step, repeats[name], warms[name]))
     return {
         name: Taken(statistics.median(values), min(values), len(values))
         for name, values in taken.items()
