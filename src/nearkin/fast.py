@@ -1,5 +1,5 @@
-"""Where the passes compiled by numba (extra `fast`) serve. Imports torch only; `passes` is found by
-name, where numba is installed."""
+"""Where loops compiled by numba (extra `fast`) serve. Imports torch only; they are found by name,
+where numba is installed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from torch import Tensor
 LARGE, FEW_THREADS = 1 << 20, 4  # entries, and threads, beyond which plain torch passes faster
 
 
-@lru_cache(maxsize=1)
-def passes() -> Any:
-    """The passes compiled by numba; None without it (extra `fast`)."""
+@lru_cache
+def loops(module: str) -> Any:
+    """A module of compiled loops; None without numba, where plain torch gives the same."""
     try:
-        return importlib.import_module("nearkin.passes")
+        return importlib.import_module(module)
     except ImportError:
         return None
+
+
+def passes() -> Any:
+    """The passes over similarities that losses make."""
+    return loops("nearkin.passes")
 
 
 def compiled(x: Tensor) -> Any:

@@ -105,8 +105,8 @@ def _exps(row, scale, top):
 
 @_plain
 def _taken(s, skip, x, i):
-    """Row i of x: that of s, -inf in the columns to skip. Where one of them is NaN, all are: no
-    comparison sees NaN, and it must not be lost."""
+    """Row i of x: that of s, -inf in the columns to skip; and whether one of them is NaN. Then all
+    are: no comparison sees NaN, and it must not be lost."""
     row = x[i]
     row[:] = s[i]
     for k in range(skip.shape[1]):
@@ -116,25 +116,30 @@ def _taken(s, skip, x, i):
         wrong |= np.int32(row[j] != row[j])
     if wrong:
         row[:] = NAN
-    return row
+    return row, wrong != 0
+
+
+@_plain
+def _to_exps(row, wrong, scale):
+    """log Σ e^{scale·row}, and the sum of what the row turns into: e^{scale·(row - its top)}. A row
+    of nothing turns into zeros, and one that is `wrong` stays NaN; the sum is 1 then."""
+    top = NAN if wrong else _top(row)
+    if not abs(top) < INFINITE:
+        row[:] = ZERO if top == NOTHING else NAN
+        return np.float64(top), ONE
+    _exps(row, F(scale), top)
+    total = _sum(row)
+    return np.log(np.float64(total)) + scale * np.float64(top), total
 
 
 @jit
 def log_sum_exp(s, skip, x, scale, value):
     """(B,) into `value`: log Σ exp(scale·s) of the rows of s, scale > 0; -inf for rows of
     nothing."""
-    steep = F(scale)
     for i in range(len(x)):
-        row = _taken(s, skip, x, i)
-        top = NAN if row[0] != row[0] else _top(row)
-        if not abs(top) < INFINITE:
-            value[i] = top
-            row[:] = ZERO if top == NOTHING else NAN
-            continue
-        _exps(row, steep, top)
-        total = _sum(row)
-        value[i] = np.log(np.float64(total)) + scale * np.float64(top)
-        share = steep / total
+        row, wrong = _taken(s, skip, x, i)
+        value[i], total = _to_exps(row, wrong, scale)
+        share = F(scale) / total
         for j in range(len(row)):
             row[j] *= share
 
@@ -144,7 +149,7 @@ def hinges_squared(s, skip, x, margin):
     """Σ [margin - d]₊² over s, d = √(2 - 2s)."""
     total, farthest, squares = 0.0, F(margin), np.empty(s.shape[1], np.float32)
     for i in range(len(x)):
-        row = _taken(s, skip, x, i)
+        row, _ = _taken(s, skip, x, i)
         for j in range(len(row)):
             d = TWO - TWO * row[j]
             d = np.sqrt(LEAST if d < LEAST else d)
@@ -164,13 +169,14 @@ def triplet_hinges(s, skip, x, near, squared, of_near):
     far, count = np.empty(width, np.float32), np.empty(width, np.float32)
     over = np.empty(width, np.float32)
     for i in range(len(x)):
-        row = _taken(s, skip, x, i)
-        if row[0] != row[0]:
+        row, wrong = _taken(s, skip, x, i)
+        if wrong:
             total, of_near[i] = np.nan, NAN
             continue
         for j in range(width):
-            d = max(TWO - TWO * row[j], LEAST)
-            far[j] = d if squared else np.sqrt(d)
+            d = np.sqrt(max(TWO - TWO * row[j], LEAST))
+            # Squared as those of the positives were, or hinges at their edge open by rounding.
+            far[j] = d * d if squared else d
             count[j] = ZERO
         for p in range(near.shape[1]):
             of_near[i, p] = _beaten(far, near[i, p], count, over)
@@ -270,7 +276,7 @@ def overlap(s, skip, x, own, count, bins, pairs, pull):
     near[:] = 0.0
     held[:] = 0.0
     for i in range(len(x)):
-        row = _taken(s, skip, x, i)
+        row, _ = _taken(s, skip, x, i)
         for j in range(len(row)):
             if row[j] == NOTHING:
                 row[j] = ZERO
@@ -365,21 +371,14 @@ def nearness(s, skip, x, value):
     """(B,) into `value`: log Σ e^{-d} of the rows of s, d = √(2 - 2s); -inf for rows of nothing."""
     far = np.empty(s.shape[1], np.float32)
     for i in range(len(x)):
-        row = _taken(s, skip, x, i)
+        row, wrong = _taken(s, skip, x, i)
         for j in range(len(row)):
             d = TWO - TWO * row[j]
             far[j] = np.sqrt(LEAST if d < LEAST else d)
             row[j] = -far[j]
-        top = NAN if far[0] != far[0] else _top(row)
-        if not abs(top) < INFINITE:
-            value[i] = top
-            row[:] = ZERO if top == NOTHING else NAN
-            continue
-        _exps(row, ONE, top)
-        total = _sum(row)
-        value[i] = np.log(np.float64(total)) + np.float64(top)
+        value[i], total = _to_exps(row, wrong, 1.0)
         for j in range(len(row)):
-            row[j] = row[j] / (total * far[j]) if far[j] > COPIES else ZERO
+            row[j] = ZERO if far[j] <= COPIES else row[j] / (total * far[j])
 
 
 @jit
@@ -388,10 +387,10 @@ def weighted_hinges(s, skip, x, boundary, temperature, value):
     e^{temperature · gap} where the gap is above 0, which sum to 1 and are held for the slope."""
     gap, edge, sharp = np.empty(s.shape[1], np.float32), F(boundary), F(temperature)
     for i in range(len(x)):
-        row = _taken(s, skip, x, i)
+        row, wrong = _taken(s, skip, x, i)
         for j in range(len(row)):
             gap[j] = max(edge - np.sqrt(max(TWO - TWO * row[j], LEAST)), ZERO)
-        if row[0] != row[0]:
+        if wrong:
             value[i] = NAN
             continue
         top = _top(gap)
@@ -428,8 +427,8 @@ def nearest_below(s, skip, limit, strictly, columns):
     width = s.shape[1]
     row, below = np.empty((1, width), np.float32), np.empty(width, np.float32)
     for i in range(len(s)):
-        _taken(s[i : i + 1], skip[i : i + 1], row, 0)
-        if row[0, 0] != row[0, 0]:
+        _, wrong = _taken(s[i : i + 1], skip[i : i + 1], row, 0)
+        if wrong:
             columns[i] = _first_nan(s[i], skip[i])
             continue
         for p in range(limit.shape[1]):

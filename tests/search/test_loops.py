@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from nearkin import fast
 from nearkin.search import loops, tiles
 from nearkin.search.products import full_float32
 
@@ -26,12 +27,12 @@ def test_few_rows_do_not_wait_for_a_compiler():
 
 def test_without_numba_there_are_no_loops(monkeypatch):
     monkeypatch.setitem(sys.modules, "nearkin.search.compiled", None)
-    loops.compiled.cache_clear()
+    fast.loops.cache_clear()
     try:
         assert loops.compiled() is None
     finally:
         monkeypatch.undo()
-        loops.compiled.cache_clear()
+        fast.loops.cache_clear()
 
 
 def test_products_are_full_float32_within_and_as_before_afterwards():
@@ -63,6 +64,7 @@ def test_torchs_newer_switches_are_turned_too():
 FULL = """
 import errno, sys, warnings
 import numba.core.caching as caching, numpy as np, nearkin as nk
+from nearkin import fast
 from nearkin.search import loops
 def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")

@@ -67,7 +67,8 @@ def plan_of(task: Retrieval, depth: int, queries: int | None = None) -> tuple[Pl
     """
     count = len(task.queries) if queries is None else queries
     items, dim, device = len(task.gallery), task.queries.dim, task.gallery.device
-    most = task.relevance.most_relevant().clamp_max(depth)
+    relevant = task.relevance.most_relevant()
+    most = relevant.clamp_max(depth)
     few = FEW if loops.installed(count * items) else FEW_PLAIN
     chosen = (most <= few) if len(task.queries) * items * dim >= SMALL else most < 0
     screened = min(count, int(chosen.sum()))
@@ -79,7 +80,7 @@ def plan_of(task: Retrieval, depth: int, queries: int | None = None) -> tuple[Pl
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     rounded = (items if symmetric else count + items) * dim * screen.itemsize
     fixed = _fixed(task, screened, count, kept, dim)
-    if screened and int((task.relevance.most_relevant() * chosen).max()) > counting.LARGE:
+    if screened and int((relevant * chosen).max()) > counting.LARGE:
         fixed += BY_PRODUCTS
     tile = 2 * tiling.SIDE**2 * screen.itemsize
     free = available()

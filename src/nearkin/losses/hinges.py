@@ -133,7 +133,7 @@ def binomial_deviance(
     near = positives.fill(softplus(-alpha * (own - beta)), 0.0)
     return Terms(
         tightness=ratio(near.sum(), positives.pairs),
-        contrast=ratio(apart, c.negatives.sum()),
+        contrast=ratio(apart, c.negative_pairs),
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nearkin import fast
 from nearkin.search.screen import Bound
 from nearkin.search.side import Side
 from nearkin.search.space import TIE
@@ -18,13 +18,9 @@ from nearkin.search.space import TIE
 WORTH = 1 << 24  # pairs of rows from which on plain torch takes longer than what it spares
 
 
-@lru_cache(maxsize=1)
 def compiled() -> Any:
     """The compiled loops; None without numba (extra `fast`), where plain torch gives the same."""
-    try:
-        return importlib.import_module("nearkin.search.compiled")
-    except ImportError:
-        return None
+    return fast.loops("nearkin.search.compiled")
 
 
 def compiled_for(pairs: int) -> Any:
