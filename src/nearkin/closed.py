@@ -331,8 +331,8 @@ def to_source(slope: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
 
 
 def _with_itself(rows: Tensor) -> Tensor:
-    """(N, N) rows·rowsᵀ, exactly symmetric: on a CPU only the blocks on and below the diagonal are
-    products, where that is faster."""
+    """(N, N) rows·rowsᵀ: on a CPU only the blocks on and below the diagonal are products, where that
+    is faster."""
     n, dim = rows.shape
     if n < HALVED or dim < HALVED or rows.device.type != "cpu":
         return rows @ rows.T

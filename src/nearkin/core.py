@@ -64,6 +64,22 @@ class Batch(Mapping[str, Tensor]):
         return Batch(None, **self._columns)
 
 
+class _ZeroUnlessGiven:
+    """A part of a loss: 0 where none was given, and then nothing that a sum has to add."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = f"_{name}"
+
+    def __get__(self, terms: Any, owner: type | None = None) -> Tensor | None:
+        if terms is None:
+            return None  # the default
+        given = vars(terms)[self._key]
+        return torch.zeros(()) if given is None else given
+
+    def __set__(self, terms: Any, value: Tensor | None) -> None:
+        vars(terms)[self._key] = value
+
+
 @dataclass(frozen=True)
 class Terms:
     """A loss in nats, kept in its parts; `total` is what is minimized. Every part is a 0-dim
@@ -74,15 +90,17 @@ class Terms:
     three already.
     """
 
-    tightness: Tensor = field(default_factory=lambda: torch.zeros(()))
-    contrast: Tensor = field(default_factory=lambda: torch.zeros(()))
+    tightness: Tensor = _ZeroUnlessGiven()  # type: ignore[assignment]
+    contrast: Tensor = _ZeroUnlessGiven()  # type: ignore[assignment]
     other: Mapping[str, Tensor] = field(default_factory=dict)
     parts: Mapping[str, Terms] = field(default_factory=dict)
 
     @cached_property
     def total(self) -> Tensor:
         """tightness + contrast + the sum of `other`."""
-        return sum(self.other.values(), self.tightness + self.contrast)
+        own = (vars(self)["_tightness"], vars(self)["_contrast"])
+        given = [*(part for part in own if part is not None), *self.other.values()]
+        return sum(given[1:], given[0]) if given else torch.zeros(())
 
     def __add__(self, more: Terms) -> Terms:
         other, parts = dict(self.other), dict(self.parts)

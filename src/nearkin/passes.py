@@ -236,68 +236,79 @@ def mates(label, order, columns, valid, count):
 
 
 @_plain
-def _cell(s, bins):
-    """The cell of a similarity, and its share at the node before it: see losses.histograms."""
-    half = F(bins / 2)
-    place = s * -half + (half + TWO)
-    if not place < F(bins + 2):
-        return bins + 2, ONE if place == place else place  # NaN stays in the share
-    place = max(place, ONE)
-    cell = np.int64(place)
-    return cell, ONE - (place - F(cell))
+def _cells(row, bins, cell, share):
+    """The cell of each similarity of a row, and its share at the node before it: see
+    losses.histograms. NaN stays in the share."""
+    half, last = F(bins / 2), F(bins + 2)
+    for j in range(len(row)):
+        place = row[j] * -half + (half + TWO)
+        place = last if place >= last else place
+        place = ONE if place < ONE else place
+        before = np.uint32(place if place == place else last)
+        share[j] = ONE - (place - F(before))
+        cell[j] = np.uint32(0) if row[j] == NOTHING else before
 
 
 @_plain
-def _at_nodes(near, held, nodes):
+def _count_cells(cell, share, near, held):
+    for j in range(len(cell)):
+        near[cell[j]] += share[j]
+        held[cell[j]] += 1.0
+
+
+@_plain
+def _at_nodes(near, held):
     """How many stand at each node, from the shares and the numbers in the cells."""
+    nodes = np.empty(len(near) - 2)
     for j in range(len(nodes)):
         nodes[j] = near[j + 2] + held[j + 1] - (near[j + 1] if j else 0.0)
+    return nodes
 
 
 @jit
-def overlap(s, skip, x, own, count, bins, pairs, pull):
-    """Σ over s: the share of the `own` (B, P) that are no nearer, by soft histograms.
+def overlap(s, kept, skip, columns, count, bins, pairs, x, value):
+    """Into value (): the share of the pairs of one of the own and one of kept in which the own is no
+    nearer, by soft histograms.
 
-    count   (B,) how many of the own of a row count, from the left
-    pairs   how many there are in all, at least 1
-    pull    (B, P) out: the slopes of the own
+    s         (B, R) the similarities; `kept` is s or x, where x holds the same
+    columns   (B, P) of the own in s; the first count (B,) of each row are meant
+    pairs     how many own times how many kept there are, at least 1
     """
-    near, held, nodes = np.zeros(bins + 3), np.zeros(bins + 3), np.empty(bins + 1)
-    for i in range(len(own)):
+    own, width = columns.shape[1], s.shape[1]
+    near, held = np.zeros(bins + 3), np.zeros(bins + 3)
+    values, owns = np.empty(own, np.float32), np.empty((len(s), own), np.uint32)
+    cell, share = np.empty(max(own, width), np.uint32), np.empty(max(own, width), np.float32)
+    for i in range(len(s)):
         for p in range(count[i]):
-            cell, share = _cell(own[i, p], bins)
-            near[cell] += share
-            held[cell] += 1.0
-    _at_nodes(near, held, nodes)
+            values[p] = s[i, columns[i, p]]
+        _cells(values[: count[i]], bins, owns[i], share)
+        _count_cells(owns[i, : count[i]], share, near, held)
+    attracting = _at_nodes(near, held)
+    push, pull = np.zeros(bins + 3, np.float32), np.zeros(bins + 3, np.float32)
     scale = bins / 2 / pairs
-    push = np.zeros(bins + 3, np.float32)
     for j in range(bins):
-        push[j + 2] = nodes[j] * scale
+        push[j + 2] = attracting[j] * scale
     near[:] = 0.0
     held[:] = 0.0
     for i in range(len(x)):
-        row, _ = _taken(s, skip, x, i)
-        for j in range(len(row)):
-            if row[j] == NOTHING:
-                row[j] = ZERO
-                continue
-            cell, share = _cell(row[j], bins)
-            near[cell] += share
-            held[cell] += 1.0
-            row[j] = push[cell]
-    others = np.empty(bins + 1)
-    _at_nodes(near, held, others)
+        row = x[i]
+        _cells(kept[i], bins, cell, share)
+        for k in range(skip.shape[1]):
+            cell[skip[i, k]] = np.uint32(0)
+        _count_cells(cell[:width], share, near, held)
+        for j in range(width):
+            row[j] = push[cell[j]]
+    repelling = _at_nodes(near, held)
     before, total = 0.0, 0.0
     for j in range(bins + 1):
-        before += others[j]
-        total += before * nodes[j]
-    back = np.zeros(bins + 3, np.float32)
+        before += repelling[j]
+        total += before * attracting[j]
     for j in range(bins):
-        back[j + 2] = -others[j + 1] * scale
-    for i in range(len(own)):
-        for p in range(own.shape[1]):
-            pull[i, p] = back[_cell(own[i, p], bins)[0]] if p < count[i] else ZERO
-    return total / pairs
+        pull[j + 2] = -repelling[j + 1] * scale
+    for i in range(len(x)):
+        for p in range(count[i]):
+            x[i, columns[i, p]] += pull[owns[i, p]]
+    value[()] = total / pairs
 
 
 @jit

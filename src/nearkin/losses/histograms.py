@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from nearkin.closed import for_passes, in_blocks, known
 from nearkin.core import Comparison, Terms, home
 from nearkin.fast import compiled
-from nearkin.reduce import mean, ratio
+from nearkin.reduce import mean
 
 # Nodes j = 0 .. bins stand at the similarities 1 - 2j/bins, the nearest first. Cell j + 2 lies
 # between the nodes j and j + 1. Cell 0 takes what is not counted, cell 1 what is above 1, cell
@@ -45,25 +45,21 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
     """
     _at_least_one(bins)
     positives, width = c.positives, bins + 3
-    attracted = max(positives.pairs, 1)
+    pairs = _at_least_1(c.negative_pairs) * _at_least_1(positives.pairs)
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed over negative pairs: the share of the positive pairs that are no nearer."""
+        """The mean over negative pairs of the share of the positive pairs that are no nearer."""
         if passes := compiled(s):
-            own = s.gather(1, positives.columns)
-            source, skip, slope = for_passes(s, c.keep_different)
-            pull, given = torch.empty_like(own), (own.numpy(), positives.count.numpy())
-            total = passes.overlap(
-                source, skip, slope.numpy(), *given, bins, attracted, pull.numpy()
-            )
-            return torch.tensor(total, dtype=s.dtype), slope.scatter_add_(
-                1, positives.columns, pull
-            )
+            (kept, skip, slope), value = for_passes(s, c.keep_different), s.new_empty(())
+            own = positives.columns.numpy(), positives.count.numpy()
+            given = s.contiguous().numpy(), kept, skip, *own, bins, float(pairs)
+            passes.overlap(*given, slope.numpy(), value.numpy())
+            return value, slope
         own_cell, share = _cells(s.gather(1, positives.columns), bins)
         if positives.valid is not None:
             own_cell *= positives.valid
         own = _at_nodes(*_all_sums(own_cell, share, width))
-        push = _by_cell(own[:-1] * (bins / 2 / attracted)).to(s.dtype)
+        push = _by_cell(own[:-1] * (bins / 2 / pairs)).to(s.dtype)
         near, before, slope = torch.zeros_like(own), torch.zeros_like(own), s.new_empty(s.shape)
         for part in in_blocks(s.shape):
             cell, share = _cells(s[part], bins)
@@ -72,12 +68,12 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
             before += more[1]
             torch.index_select(push, 0, cell.reshape(-1), out=slope[part].view(-1))
         others = _at_nodes(near, before)
-        pull = _by_cell(others[1:] * (-bins / 2 / attracted)).to(s.dtype)
+        pull = _by_cell(others[1:] * (-bins / 2 / pairs)).to(s.dtype)
         pull = pull.index_select(0, own_cell.reshape(-1)).view(own_cell.shape)
         slope.scatter_add_(1, positives.columns, pull)
-        return torch.dot(others.cumsum(0), own).div(attracted).to(s.dtype), slope
+        return torch.dot(others.cumsum(0), own).div(pairs).to(s.dtype), slope
 
-    return Terms(other={"joint": ratio(known(c.similarity, overlap), c.negative_pairs)})
+    return Terms(other={"joint": known(c.similarity, overlap)})
 
 
 @home("in_batch", "cosine")
@@ -131,6 +127,10 @@ def fast_ap(c: Comparison, *, bins: int = 10) -> Terms:
 
     found = known(c.similarity, precision)
     return Terms(other={"joint": mean(1 - found, positives.count > 0)})
+
+
+def _at_least_1(pairs: int | Tensor) -> int | Tensor:
+    return max(pairs, 1) if isinstance(pairs, int) else pairs.clamp_min(1).double()
 
 
 def _at_least_one(bins: int) -> None:
