@@ -13,6 +13,7 @@ SOURCE = Path(nearkin.__file__).parent
 LAYERS = {
     "closed": 0,
     "fast": 0,
+    "multiply": 0,
     "positives": 0,
     "blocked": 0,
     "ranks": 0,
@@ -96,9 +97,9 @@ WIDE = {
 # Within a layer: who may import whom, one way only.
 BESIDE = {
     "positives": {"fast"},
-    "closed": {"fast", "positives"},
+    "closed": {"fast", "multiply", "positives"},
     "core": {"closed", "positives"},
-    "blocked": {"closed", "fast"},
+    "blocked": {"closed", "fast", "multiply"},
     "soft_ranks": {"closed", "positives"},
     "reduce": {"blocked", "closed", "core", "positives"},
     "jit": {"cache"},

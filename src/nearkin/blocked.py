@@ -16,6 +16,7 @@ from nearkin.closed import (
     once,
 )
 from nearkin.fast import compiled
+from nearkin.multiply import times
 
 ENTRIES = 1 << 20  # logits of a block, or numbers of its references: 4 MiB stay in cache
 KEPT = 1 << 28  # bytes of exponentials that a gradient keeps; where they are more, it keeps none
@@ -83,15 +84,16 @@ class _BlockedSoftmax(torch.autograd.Function):
                 torch.linalg.vector_norm(references[part], dim=1, keepdim=True, out=lengths[part])
                 if not have_directions(lengths[part], references.shape[1]):
                     raise _NoDirections
-            logits = _logits(anchors, references, bias, part, lengths)
-            own[rows, 0] = logits.view(-1)[places]
-            top, total = _exponentials(logits, places)
+            share, top, total, here = _exponentials(
+                anchors, references, bias, lengths, part, places
+            )
+            own.index_copy_(0, rows, here[:, None])
             value = total.log_().add_(top)
             rest = value if rest is None else torch.logaddexp(rest, value)
             if keeps:
-                kept += [logits, top]
+                kept += [share, top]
         length = length if lengths is None else lengths
-        ctx.save_for_backward(anchors, references, length, bias, own, rest, *kept)
+        ctx.save_for_backward(anchors, references, length, bias, own, rest, column, *kept)
         ctx.blocks, ctx.raw = blocks, raw
         ctx.set_materialize_grads(False)
         return own, rest  # type: ignore[return-value]
@@ -99,63 +101,77 @@ class _BlockedSoftmax(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, to_own: Tensor | None, to_rest: Tensor | None) -> tuple[Any, ...]:
-        anchors, references, length, bias, own, rest, *kept = ctx.saved_tensors
-        own = own[:, 0]
+        anchors, references, length, bias, own, rest, column, *kept = ctx.saved_tensors
         raw = length if ctx.raw else None
-        nothing = torch.zeros_like(rest)
-        to_rest = nothing if to_rest is None else to_rest
-        to_own = nothing if to_own is None else to_own[:, 0]
         to_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
         to_source = torch.empty_like(references) if ctx.needs_input_grad[1] else None
         to_bias = torch.empty_like(bias) if ctx.needs_input_grad[4] else None
-        least = torch.finfo(rest.dtype).tiny  # whose log is finite
-        for i, (part, rows, places) in enumerate(ctx.blocks):
+        to_rest = torch.zeros_like(rest) if to_rest is None else to_rest
+        for i, (part, _, places) in enumerate(ctx.blocks):
             if kept:
                 share, top = kept[2 * i : 2 * i + 2]
             else:
-                share = _logits(anchors, references, bias, part, raw)
-                top, _ = _exponentials(share, places)
-            # Without a rest the exponentials are 0, and so must be their weight.
+                share, top, *_ = _exponentials(anchors, references, bias, raw, part, places)
+            # The slope is share times this weight of each anchor, which goes to the (A, D) matrices
+            # beside it. Without a rest the exponentials are 0, and so must be their weight.
             weight = to_rest * (top - rest).exp().nan_to_num_(0.0, 0.0)
-            along, passes = None, compiled(share)
-            if raw is not None and to_source is not None and not passes:
-                along = share.clamp_min(least).log_().mul_(share) @ weight
-            share = share * weight
-            if along is not None:
-                along.add_(share @ top).index_add_(0, places // len(rest), to_own[rows] * own[rows])
-            share.view(-1).index_copy_(0, places, to_own[rows])
-            if bias is not None:
-                whole = share.sum(1)
-                if to_bias is not None:
-                    to_bias[part] = whole
-                if along is not None:
-                    along.addcmul_(whole, bias[part], value=-1)  # the logit less its bias
-            if raw is not None:
-                share.div_(raw[part])
+            rows, lengths = references[part], None if raw is None else raw[part]
+            if to_bias is not None:
+                whole = torch.mv(share, weight, out=to_bias[part])
+                if lengths is not None:
+                    whole.mul_(lengths[:, 0])
             if to_anchors is not None:
-                to_anchors.addmm_(share.T, references[part])
-            if to_source is not None:
-                slope = torch.mm(share, anchors, out=to_source[part])
-                if along is not None and raw is not None:
-                    # (g - (g·u) u) / |w| with u = w / |w|, where g·u is Σ share·logit of the row.
-                    slope.addcmul_(along[:, None] / raw[part].square(), references[part], value=-1)
-                elif raw is not None and passes:
-                    passes.off_ray(slope.numpy(), references[part].numpy())
-                elif length is not None:
-                    along_sphere(slope, references[part], length[part], slope)
+                to_anchors.addcmul_(times(share.T, rows), weight[:, None])
+            if to_source is None:
+                continue
+            weighted, slope = weight[:, None] * anchors, to_source[part]
+            if lengths is not None:
+                # (g - (g·u) u) / |w| with u = w / |w|, where g·u is Σ slope·logit of the row.
+                along = _along(share, top, weight, lengths, bias, part)
+                torch.addcmul(times(share, weighted), along, rows, value=-1, out=slope)
+            else:
+                times(share, weighted, out=slope)
+                if length is not None:
+                    along_sphere(slope, rows, length[part], slope)
+        if to_own is not None:
+            _add_own(ctx, to_own, to_anchors, to_source, to_bias)
         return to_anchors, to_source, None, None, to_bias, None, None
 
 
-def _blocks(
-    column: Tensor, references: int, dim: int
-) -> list[tuple[slice, Tensor | slice, Tensor]]:
+def _add_own(
+    ctx: Any,
+    to_own: Tensor,
+    to_anchors: Tensor | None,
+    to_source: Tensor | None,
+    to_bias: Tensor | None,
+) -> None:
+    """What the slope of the own logits (A, 1) adds to those of anchors, source and bias."""
+    anchors, references, length, bias, own, _, column, *_ = ctx.saved_tensors
+    rows = references[column]
+    if ctx.raw:
+        rows /= length[column]
+    if to_anchors is not None:
+        to_anchors.addcmul_(to_own, rows)
+    if to_bias is not None:
+        to_bias.index_add_(0, column, to_own[:, 0])
+    if to_source is None:
+        return
+    if length is None:
+        slope = anchors
+    else:
+        cosine = own if bias is None else own - bias[column, None]
+        slope = torch.addcmul(anchors, cosine, rows, value=-1).div_(length[column])
+    to_source.index_add_(0, column, to_own * slope)
+
+
+def _blocks(column: Tensor, references: int, dim: int) -> list[tuple[slice, Tensor, Tensor]]:
     """Slices of the references, with the anchors whose own column lies in each, and where it lies
     in the block (block, A), flat."""
     anchors = len(column)
     size = max(ENTRIES // max(anchors, dim, 1), 1)
     flat = torch.arange(anchors, device=column.device).add_(column, alpha=anchors)
     if references <= size:
-        return [(slice(0, references), slice(None), flat)]
+        return [(slice(0, references), torch.arange(anchors, device=column.device), flat)]
     starts = torch.arange(0, references, size)
     flat, rows = flat.sort()
     edges = torch.searchsorted(flat, (starts * anchors).to(flat.device)).tolist()
@@ -165,29 +181,59 @@ def _blocks(
     ]
 
 
-def _logits(
+def _exponentials(
     anchors: Tensor,
     references: Tensor,
     bias: Tensor | None,
-    part: slice,
     length: Tensor | None,
-) -> Tensor:
-    """(block, A), divided by the lengths (R, 1) where these are given."""
+    part: slice,
+    places: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """share (block, A) = e^{logit - top}, 0 at the flat `places`, over the lengths (R, 1) of the
+    references where these are given; top (A,), Σ e^{logit - top} (A,) and the logits at
+    `places`."""
     # Classes lie along the rows: their gradient is then a product of matrices as they stand.
-    logits = references[part] @ anchors.T
-    if length is not None:
-        logits.div_(length[part])
-    return logits if bias is None else logits.add_(bias[part, None])
-
-
-def _exponentials(logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn (block, A) logits into e^{logit - top} in place, 0 at the flat `places`; top (A,) and
-    their sums (A,)."""
+    logits = times(references[part], anchors.T)
+    lengths = None if length is None else length[part]
+    shift = None if bias is None else bias[part, None]
     if passes := compiled(logits):
         top, total = logits.new_empty(2, logits.shape[1])
-        passes.exponentials(logits.numpy(), places.numpy(), top.numpy(), total.numpy())
-        return top, total
+        own = logits.new_empty(len(places))
+        given = [_entries(x, logits) for x in (lengths, shift)]
+        out = own.numpy(), top.numpy(), total.numpy()
+        passes.exponentials(logits.numpy(), places.numpy(), *given, *out)
+        return logits, top, total, own
+    if lengths is not None:
+        logits.div_(lengths)
+    if shift is not None:
+        logits.add_(shift)
+    own = logits.view(-1)[places]
     logits.view(-1).index_fill_(0, places, -torch.inf)
     top = logits.amax(0).clamp_min_(torch.finfo(logits.dtype).min)
-    logits.sub_(top).exp_()
-    return top, logits.sum(0)
+    total = logits.sub_(top).exp_().sum(0)
+    return logits if lengths is None else logits.div_(lengths), top, total, own
+
+
+def _entries(x: Tensor | None, like: Tensor) -> Any:
+    """What a compiled pass reads of a column (block, 1); no entries for None."""
+    x = like[:0, 0] if x is None else x.detach()[:, 0]
+    return x.contiguous().numpy()
+
+
+def _along(
+    share: Tensor, top: Tensor, weight: Tensor, length: Tensor, bias: Tensor | None, part: slice
+) -> Tensor:
+    """(block, 1): Σ share·weight·(logit - bias) over the anchors, over the length (block, 1)."""
+    shift = length.log()
+    if bias is not None:
+        shift.sub_(bias[part, None])
+    if passes := compiled(share):
+        found = torch.empty_like(length)
+        given = (x.contiguous().numpy() for x in (top, weight, shift))
+        passes.along(share.numpy(), *given, found.numpy())
+    else:
+        least = torch.finfo(share.dtype).tiny  # whose log is finite
+        weight = weight[:, None]
+        logs = share.clamp_min(least).log_().mul_(share) @ weight
+        found = logs.add_(share @ (weight * top[:, None])).addcmul_(share @ weight, shift)
+    return found.div_(length)

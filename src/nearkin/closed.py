@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nearkin.fast import compiled
+from nearkin.multiply import onednn_is_faster, times
 from nearkin.positives import Positives
 
 _AS_IS = nullcontext()
 _NO_SKIP = torch.empty(1, 0, dtype=torch.int64, device="cpu")
-HALVED = 256  # rows and dimensions from which on half a matrix of products is faster than all
 SPARSE = 16  # entries of a row up to which their products are made one by one
 IN_CACHE = 1 << 18  # entries of a block of rows: 1 MiB of float32 stays in the second-level cache
 
@@ -326,20 +326,22 @@ def both_ways(slope: Tensor) -> Tensor:
 
 def to_source(slope: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
     """(N, D): the slope to what rows were made of, by that to their products (N, N), both ways."""
-    to_rows = slope @ rows
+    to_rows = times(slope, rows)
     return to_rows if length is None else along_sphere(to_rows, rows, length, to_rows)
 
 
 def _with_itself(rows: Tensor) -> Tensor:
     """(N, N) rows·rowsᵀ: on a CPU only the blocks on and below the diagonal are products, where that
     is faster."""
-    n, dim = rows.shape
-    if n < HALVED or dim < HALVED or rows.device.type != "cpu":
-        return rows @ rows.T
-    found, step = rows.new_empty(n, n), max(n // 8, HALVED // 2)
+    n = len(rows)
+    # Rows and dimensions from which on half is faster than all, and in how many parts.
+    halved, parts = (512, 4) if onednn_is_faster() else (256, 8)
+    if min(rows.shape) < halved or rows.device.type != "cpu":
+        return times(rows, rows.T)
+    found, step = rows.new_empty(n, n), max(n // parts, 128)
     for start in range(0, n, step):
         stop = min(start + step, n)
-        torch.mm(rows[start:stop], rows[:stop].T, out=found[start:stop, :stop])
+        times(rows[start:stop], rows[:stop].T, out=found[start:stop, :stop])
         if start:
             found[:start, start:stop].copy_(found[start:stop, :start].T)
     return found
@@ -353,6 +355,32 @@ def gram(rows: Tensor) -> Tensor:
         state = square._version, rows._version  # type: ignore[union-attr]
         square.square_of = (source, rows, length), state  # type: ignore[union-attr]
     return square  # type: ignore[return-value]
+
+
+def cross(anchors: Tensor, references: Tensor) -> Tensor:
+    """(A, R) anchors·referencesᵀ."""
+    return _Cross.apply(anchors, references)  # type: ignore[return-value]
+
+
+class _Cross(torch.autograd.Function):
+    """Differentiable twice, as torch's own product is."""
+
+    @staticmethod
+    def forward(anchors: Tensor, references: Tensor) -> Tensor:
+        return times(anchors, references.T)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        anchors, references = ctx.saved_tensors
+        multiply = torch.mm if torch.is_grad_enabled() else times
+        with without_autocast(slope.device.type):
+            to_anchors = multiply(slope, references) if ctx.needs_input_grad[0] else None
+            to_references = multiply(slope.T, anchors) if ctx.needs_input_grad[1] else None
+        return to_anchors, to_references
 
 
 def picked(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

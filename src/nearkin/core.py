@@ -15,6 +15,7 @@ from nearkin.closed import (
     Keep,
     UnitRows,
     all_but,
+    cross,
     distances,
     gram,
     masked,
@@ -410,9 +411,9 @@ def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tenso
         middle = references.detach().sum(0) / max(len(references), 1)
         a = anchors - middle
         r = a if itself else references - middle
-        inner = gram(a) if itself else a @ r.T
+        inner = gram(a) if itself else cross(a, r)
         return 1 - (a.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * inner) / 2
-    inner = gram(anchors) if itself else anchors @ references.T
+    inner = gram(anchors) if itself else cross(anchors, references)
     return inner if bias is None else inner + bias
 
 

@@ -57,6 +57,11 @@ TO_WHOLE = F(12582912.0)  # 1.5 · 2^23: adding it leaves the nearest whole numb
 E2, E3, E4 = F(5.0000001201e-1), F(1.6666665459e-1), F(4.1665795894e-2)
 E5, E6, E7 = F(8.3334519073e-3), F(1.3981999507e-3), F(1.9875691500e-4)
 LOWEST = F(-87.0)
+L1, L2, L3 = F(3.3333331174e-1), F(-2.4999993993e-1), F(2.0000714765e-1)
+L4, L5, L6 = F(-1.6668057665e-1), F(1.4249322787e-1), F(-1.2420140846e-1)
+L7, L8, L9 = F(1.1676998740e-1), F(-1.1514610310e-1), F(7.0376836292e-2)
+HALF, TINY = F(0.5), F(np.finfo(np.float32).tiny)
+HALF_ROOT = np.int32(0x3F3504F3)  # the bits of √½
 SIGN, MAGNITUDE = np.int32(31), np.int32(0x7FFFFFFF)
 BELOW_ALL = np.int32(np.array(-np.inf, np.float32).view(np.int32) ^ 0x7FFFFFFF)
 
@@ -469,21 +474,30 @@ def sparse_products(slope, columns, rows, x):
 
 
 @jit
-def exponentials(x, places, top, total):
-    """x (B, A) turns into e^{x - top}, 0 at the flat `places`. Into `top` and `total` (A,): the
-    greatest of each column, and the sum of what x turned into."""
+def exponentials(x, places, length, bias, own, top, total):
+    """x (B, A) turns into share = e^{logit - top} / length with logit = x / length + bias, and 0 at
+    the flat `places`.
+
+    length, bias   (B,), or (0,) for none
+    own            out, as many as places: the logits there
+    top, total     (A,) out: the largest logit of each column but these, and Σ e^{logit - top}
+    """
     rows, width = x.shape
     lowest, flat = F(-3.4028234663852886e38), x.reshape(-1)
     for k in range(len(places)):
+        i = places[k] // width
+        own[k] = flat[places[k]]
+        if len(length):
+            own[k] /= length[i]
+        if len(bias):
+            own[k] += bias[i]
         flat[places[k]] = NOTHING
     top[:] = lowest
     for i in range(rows):
-        row = x[i]
-        for a in range(width):
-            top[a] = row[a] if row[a] > top[a] else top[a]
+        _scale(x[i], ONE / length[i] if len(length) else ONE, bias[i] if len(bias) else ZERO, top)
     some, every = np.zeros(width, np.float32), np.zeros(width)
     for i in range(rows):
-        _add_exps(x[i], top, some)
+        _add_exps(x[i], ONE / length[i] if len(length) else ONE, top, some)
         if i % FLOATS == FLOATS - 1 or i == rows - 1:
             every += some
             some[:] = ZERO
@@ -492,17 +506,46 @@ def exponentials(x, places, top, total):
 
 
 @_fused
-def _add_exps(row, top, total):
+def _scale(row, factor, bias, top):
     for a in range(len(row)):
-        row[a] = _exp(row[a] - top[a])
-        total[a] += row[a]
+        one = row[a] * factor + bias
+        row[a] = one
+        top[a] = one if one > top[a] else top[a]
+
+
+@_fused
+def _add_exps(row, factor, top, total):
+    for a in range(len(row)):
+        one = _exp(row[a] - top[a])
+        total[a] += one
+        row[a] = one * factor
+
+
+@_fused
+def _log(x):
+    """log x for normal x > 0, to 2 units in the last place (of 1, near 1). By the polynomial of
+    Cephes (Moshier), which compilers turn into vectors."""
+    bits = _bits(x)
+    times = (bits - HALF_ROOT) >> np.int32(23)
+    m = _float(bits - (times << np.int32(23))) - ONE
+    p = (((((((L9 * m + L8) * m + L7) * m + L6) * m + L5) * m + L4) * m + L3) * m + L2) * m + L1
+    whole, square = F(times), m * m
+    return m + (p * m * square - HALF * square + whole * LN2_LOW) + whole * LN2_HIGH
 
 
 @jit
-def off_ray(slope, rows):
-    """slope (N, D) in place, less its part along each of `rows` (N, D), which are not 0."""
-    for i in range(len(rows)):
-        row, to = rows[i], slope[i]
-        along = _dot(to, row) / _dot(row, row)
-        for d in range(len(row)):
-            to[d] -= along * row[d]
+def along(share, top, weight, shift, value):
+    """Into value (B, 1): Σ share·weight·(log share + top + shift) over the columns of share (B, A);
+    top and weight (A,), shift (B, 1)."""
+    for i in range(len(share)):
+        value[i, 0] = _weighted_logs(share[i], top, weight, shift[i, 0])
+
+
+@_in_any_order
+def _weighted_logs(row, top, weight, shift):
+    total = ZERO
+    for a in range(len(row)):
+        one = row[a]
+        log = _log(TINY if one < TINY else one)
+        total += one * weight[a] * (log + (top[a] + shift))
+    return total

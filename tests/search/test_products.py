@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from nearkin import multiply
 from nearkin.search import products
 from nearkin.search.screen import bound_of
 
@@ -15,7 +16,7 @@ WAYS = {"blas": products._by_blas, "onednn": products._by_onednn}
 
 @pytest.fixture(params=sorted(WAYS))
 def way(request):
-    if request.param == "onednn" and not products._onednn_sums_in_float32(8):
+    if request.param == "onednn" and not products.onednn_sums_in_float32(8):
         pytest.skip("this build of torch has no oneDNN in full float32")
     return WAYS[request.param]
 
@@ -47,14 +48,14 @@ def test_where_onednn_cannot_be_had_blas_makes_products(monkeypatch):
     def missing(*_):
         raise AttributeError("no such operation")
 
-    monkeypatch.setattr(products, "_by_onednn", missing)
-    products._onednn_sums_in_float32.cache_clear()
+    monkeypatch.setattr(multiply, "by_onednn", missing)
+    products.onednn_sums_in_float32.cache_clear()
     products._fastest.cache_clear()
     try:
         assert products._fastest(4) is products._by_blas
     finally:
         monkeypatch.undo()
-        products._onednn_sums_in_float32.cache_clear()
+        products.onednn_sums_in_float32.cache_clear()
         products._fastest.cache_clear()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearkin.multiply import by_onednn, onednn_sums_in_float32
 from nearkin.search.tiles import Shared
 
 FASTER = 1.3  # how much faster bfloat16 must be than float32 to be worth a wider bound
@@ -38,34 +38,18 @@ def _by_blas(queries: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
 
 
 def _by_onednn(queries: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
-    """`out` stays as it is: this operation of torch's compiler makes a tensor of its own."""
-    return torch.ops.mkldnn._linear_pointwise(queries, gallery, None, "none", [], "")
+    """`out` stays as it is: oneDNN makes a tensor of its own."""
+    return by_onednn(queries, gallery)
 
 
 @lru_cache(maxsize=64)
 def _fastest(dim: int) -> Way:
     """What makes float32 products of rows of `dim` entries fastest; measured once."""
     with full_float32():
-        if not _onednn_sums_in_float32(dim):
+        if not onednn_sums_in_float32(dim):
             return _by_blas
         taken = {way: _seconds(way, torch.float32, dim) for way in (_by_blas, _by_onednn)}
     return min(taken, key=lambda way: taken[way])
-
-
-@lru_cache(maxsize=64)
-def _onednn_sums_in_float32(dim: int) -> bool:
-    """Whether oneDNN is there, and shortens no float32: its own settings can make it, on
-    processors that have the units."""
-    modes = [os.environ.get(f"{name}_DEFAULT_FPMATH_MODE", "STRICT") for name in ("ONEDNN", "DNNL")]
-    if any(mode.upper() != "STRICT" for mode in modes):
-        return False
-    odd, one = torch.zeros(TRIED[0], dim), torch.zeros(TRIED[1], dim)
-    odd[:, 0], one[:, 0] = 1 + 2.0**-20, 1.0
-    try:
-        tile = _by_onednn(odd, one, odd)
-    except (AttributeError, RuntimeError, TypeError):  # another build of torch
-        return False
-    return tile.dtype == torch.float32 and bool((tile == odd[0, 0]).all())
 
 
 def has_bfloat16() -> bool:
