@@ -175,3 +175,27 @@ def test_lengths_that_leave_float32_are_found_with_care(factor):
     for mine, theirs in zip((own, rest), plain, strict=True):
         torch.testing.assert_close(mine, theirs)
     assert torch.autograd.grad(rest.sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 28])
+@pytest.mark.parametrize("entries", [40, 1 << 20])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("rows", ["raw", "unit", "given"])
+def test_float32_is_as_near_to_float64_as_its_rounding(rows, biased, entries, kept, monkeypatch):
+    monkeypatch.setattr(blocked, "ENTRIES", entries)
+    monkeypatch.setattr(blocked, "KEPT", kept)
+    random = torch.Generator().manual_seed(0)
+    column = torch.randint(40, (9,), generator=random)
+
+    def scored(dtype):
+        a, x = (3 * drawn(9, 6)).to(dtype), (5 * drawn(40, 6, seed=1)).to(dtype)
+        bias = drawn(40, seed=2).to(dtype) if biased else None
+        made = {"raw": lambda: UnitRows(x, Counted()), "unit": lambda: unit_rows(x)[0]}
+        own, rest = blocked_softmax(a, made.get(rows, lambda: x)(), column, bias)
+        value = (own[:, 0] * rest).sum() + rest.logsumexp(0)
+        leaves = [a, x, *([bias] if biased else [])]
+        return value.detach(), *torch.autograd.grad(value, leaves)
+
+    for found, exact in zip(scored(torch.float32), scored(torch.float64), strict=True):
+        size = exact.abs().max()
+        torch.testing.assert_close(found.double() / size, exact / size, rtol=0, atol=2e-6)

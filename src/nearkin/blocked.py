@@ -101,7 +101,7 @@ class _BlockedSoftmax(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, to_own: Tensor | None, to_rest: Tensor | None) -> tuple[Any, ...]:
-        anchors, references, length, bias, own, rest, column, *kept = ctx.saved_tensors
+        anchors, references, length, bias, _, rest, _, *kept = ctx.saved_tensors
         raw = length if ctx.raw else None
         to_anchors = torch.zeros_like(anchors) if ctx.needs_input_grad[0] else None
         to_source = torch.empty_like(references) if ctx.needs_input_grad[1] else None

@@ -331,8 +331,8 @@ def to_source(slope: Tensor, rows: Tensor, length: Tensor | None) -> Tensor:
 
 
 def _with_itself(rows: Tensor) -> Tensor:
-    """(N, N) rows·rowsᵀ: on a CPU only the blocks on and below the diagonal are products, where that
-    is faster."""
+    """(N, N) rows·rowsᵀ: on a CPU only the blocks on and below the diagonal are multiplied, where
+    that is faster."""
     n = len(rows)
     # Rows and dimensions from which on half is faster than all, and in how many parts.
     halved, parts = (512, 4) if onednn_is_faster() else (256, 8)

@@ -3,6 +3,7 @@ only."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from functools import lru_cache
@@ -53,10 +54,8 @@ def _vendor() -> str:
     """Who made the processor, as it says itself; "" where the system does not tell."""
     known = ("AuthenticAMD", "GenuineIntel")
     said = [platform.processor()]
-    try:
+    with contextlib.suppress(OSError):
         said += Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        pass
     return next((name for line in said for name in known if name in line), "")
 
 

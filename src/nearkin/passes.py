@@ -272,8 +272,8 @@ def _at_nodes(near, held):
 
 @jit
 def overlap(s, kept, skip, columns, count, bins, pairs, x, value):
-    """Into value (): the share of the pairs of one of the own and one of kept in which the own is no
-    nearer, by soft histograms.
+    """Into value (): the share of the pairs of one of the own and one of kept in which the own is
+    no nearer, by soft histograms.
 
     s         (B, R) the similarities; `kept` is s or x, where x holds the same
     columns   (B, P) of the own in s; the first count (B,) of each row are meant
