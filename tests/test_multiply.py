@@ -30,6 +30,7 @@ def onednn(monkeypatch):
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
     monkeypatch.setattr(multiply, "LARGE", 1)
+    monkeypatch.setattr(multiply, "_sorts", set())
     monkeypatch.setattr(multiply, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(closed, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(multiply, "by_onednn", counted)
@@ -76,6 +77,18 @@ def test_only_large_float32_on_a_cpu_goes_to_onednn(onednn, monkeypatch):
     assert not onednn
     times(a, b)
     assert len(onednn) == 1
+
+
+def test_onednn_keeps_code_for_a_few_sorts_of_products_alone(onednn):
+    def found(n):
+        return times(drawn(n, 4), drawn(4, 5, seed=1))
+
+    first = [found(n) for n in range(1, 100)]
+    assert len(onednn) == multiply.SORTS
+    # What was made by one library is always made by it.
+    again = [found(n) for n in range(99, 0, -1)]
+    assert len(onednn) == 2 * multiply.SORTS
+    assert all(torch.equal(a, b) for a, b in zip(first, again[::-1], strict=True))
 
 
 @pytest.mark.parametrize(

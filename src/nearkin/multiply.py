@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 LARGE = 1 << 22  # multiplications from which on oneDNN's own start of about 10 µs is worth it
+SORTS = 64  # of products that oneDNN makes: it keeps code of about 0.7 MB for each
+_sorts: set[tuple[int, ...]] = set()
 
 
 def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -20,7 +22,8 @@ def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
     Large float32 ones on processors of AMD with AVX-512 are made by oneDNN: MKL, which is torch's
     BLAS, has no AVX-512 for them and takes twice as long. Which of the two is settled by what the
-    machine is, not by the clock, so that a run rounds alike whenever it is repeated.
+    machine is, not by the clock, so that a run rounds alike whenever it is repeated. Where batches
+    have many sizes, the first of them get it.
     """
     if a.shape[0] * a.shape[1] * b.shape[1] >= LARGE and _may_be_onednn(a, b):
         found = by_onednn(a, b.T)
@@ -33,7 +36,12 @@ def _may_be_onednn(a: Tensor, b: Tensor) -> bool:
         return False
     if a.device.type != "cpu" or b.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    return onednn_is_faster() and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    if not (onednn_is_faster() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+        return False
+    sort = (*a.shape, b.shape[1], a.stride(1), b.stride(1))
+    if sort not in _sorts and len(_sorts) < SORTS:
+        _sorts.add(sort)
+    return sort in _sorts
 
 
 def by_onednn(a: Tensor, b: Tensor) -> Tensor:
