@@ -3,7 +3,7 @@ time and peak memory of forward + backward, float32, and what the softmax losses
 classes.
 
     python benchmarks/losses.py [--batch 128 512 2048] [--dim 128 512] [--only NAME ...]
-                                [--what time memory classes] [--threads 2] [--plain]
+                                [--what time memory classes] [--threads 2] [--plain] [--blas]
                                 [--out FILE.md] [--quick]
 
 Classes of 4 rows, labels shuffled. All steps of one batch size take turns, round after round, so
@@ -12,8 +12,9 @@ similarity and one back for rows against themselves, two back where the columns 
 would hold over 12 GiB is not run; one whose step takes over 3 s has one figure, marked "once".
 Prints a table, then what must hold with the figure found, and exits 1 where something does not.
 With --plain ours run in plain torch, as without the extra `fast`, and the median asked for is that
-without it. The memory part needs Linux. About 15 minutes on 2 cores; --quick runs one small size as
-a smoke test.
+without it. With --blas torch's BLAS makes all products, as on processors where oneDNN is no faster
+(see nearkin/multiply.py); the floor and the peer always take BLAS. The memory part needs Linux.
+About 15 minutes on 2 cores; --quick runs one small size as a smoke test.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from peers import PEERS, Peer, peer_bytes
 
 import nearkin as nk
 from nearkin.fast import compiled
+from nearkin.multiply import onednn_is_faster
 
 SEED = 0
 LEAST = 0.01  # seconds a figure takes at least: short steps are repeated within it
@@ -118,6 +120,7 @@ def times(
     for name in names:
         peer = PEERS.get(name, Peer())
         step = Step(name, rows, dim, each, SEED)
+        step.ours()  # compiles its passes, where they are not kept yet
         steps[f"{name} floor"] = step.floor
         notes[name], runs = peer.note, peer.make is not None
         if runs and peer_bytes(peer, rows, each - 1) > MOST:
@@ -152,6 +155,7 @@ def many_classes(names: Iterable[str], counts: Iterable[int], rounds: int) -> li
         steps: dict[str, Callable[[], object]] = {}
         for name in names:
             step = Step(name, 128, 512, 4, SEED, classes)
+            step.ours()
             steps[f"{name} floor"] = step.fresh_floor
             steps[f"{name} peer"] = step.peer
             steps[f"{name} ours"] = step.ours
@@ -199,7 +203,8 @@ def machine() -> str:
     return (
         f"{datetime.date.today()}, {model}, {torch.get_num_threads()} threads, Python "
         f"{platform.python_version()}, torch {torch.__version__}, pytorch-metric-learning "
-        f"{peer.__version__}, nearkin {nk.__version__}, {with_passes()}, seed {SEED}."
+        f"{peer.__version__}, nearkin {nk.__version__}, {with_passes()}, {with_products()}, seed "
+        f"{SEED}."
     )
 
 
@@ -208,6 +213,11 @@ def with_passes() -> str:
     if compiled(torch.empty(0)) is None:
         return "in plain torch"
     return f"compiled by numba {metadata.version('numba')}"
+
+
+def with_products() -> str:
+    """What makes large products here."""
+    return f"products by {'oneDNN' if onednn_is_faster() else 'BLAS'}"
 
 
 def parsed() -> argparse.Namespace:
@@ -219,6 +229,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plain", action="store_true", help="as without the extra fast")
+    parser.add_argument("--blas", action="store_true", help="no products by oneDNN")
     parser.add_argument("--out", type=Path, help="write the tables to this file as markdown")
     parser.add_argument("--quick", action="store_true", help="one small size, a smoke test")
     said = parser.parse_args()
@@ -276,6 +287,7 @@ def main() -> None:
     torch.set_num_threads(said.threads)
     # The parameters of a loss stay where they are here, and the peer's own code warns of itself.
     warnings.simplefilter("ignore")
+    torch.backends.mkldnn.enabled = not said.blas
     if said.plain:
         os.environ[loss_memory.PLAIN] = "1"  # for the processes that measure memory
     loss_memory.settle()

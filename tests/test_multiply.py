@@ -31,8 +31,7 @@ def onednn(monkeypatch):
 
     monkeypatch.setattr(multiply, "LARGE", 1)
     monkeypatch.setattr(multiply, "_sorts", set())
-    monkeypatch.setattr(multiply, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(closed, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(multiply, "_faster_here", lambda: True)
     monkeypatch.setattr(multiply, "by_onednn", counted)
     return asked
 
@@ -83,10 +82,10 @@ def test_onednn_keeps_code_for_a_few_sorts_of_products_alone(onednn):
     def found(n):
         return times(drawn(n, 4), drawn(4, 5, seed=1))
 
-    first = [found(n) for n in range(1, 100)]
+    first = [found(n) for n in range(1, 300)]
     assert len(onednn) == multiply.SORTS
     # What was made by one library is always made by it.
-    again = [found(n) for n in range(99, 0, -1)]
+    again = [found(n) for n in range(299, 0, -1)]
     assert len(onednn) == 2 * multiply.SORTS
     assert all(torch.equal(a, b) for a, b in zip(first, again[::-1], strict=True))
 
@@ -106,7 +105,7 @@ def test_what_the_machine_is_decides(vendor, capability, mkl, faster, monkeypatc
     monkeypatch.setattr(multiply, "onednn_sums_in_float32", lambda dim: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    assert multiply.onednn_is_faster.__wrapped__() is faster
+    assert multiply._faster_here.__wrapped__() is faster
 
 
 def test_the_vendor_is_read_from_the_system_or_unknown(monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LARGE = 1 << 22  # multiplications from which on oneDNN's own start of about 10 µs is worth it
-SORTS = 64  # of products that oneDNN makes: it keeps code of about 0.7 MB for each
+SORTS = 256  # of products that oneDNN makes: it keeps code of about 0.7 MB for each
 _sorts: set[tuple[int, ...]] = set()
 
 
@@ -36,7 +36,7 @@ def _may_be_onednn(a: Tensor, b: Tensor) -> bool:
         return False
     if a.device.type != "cpu" or b.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    if not (onednn_is_faster() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+    if not onednn_is_faster():
         return False
     sort = (*a.shape, b.shape[1], a.stride(1), b.stride(1))
     if sort not in _sorts and len(_sorts) < SORTS:
@@ -50,9 +50,14 @@ def by_onednn(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-@lru_cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN makes float32 products faster than torch's BLAS on this machine."""
+    """Whether oneDNN makes float32 products faster than torch's BLAS on this machine, and is not
+    turned off (`torch.backends.mkldnn.enabled`)."""
+    return torch.backends.mkldnn.enabled and _faster_here()  # type: ignore[attr-defined]
+
+
+@lru_cache
+def _faster_here() -> bool:
     if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     return _vendor() == "AuthenticAMD" and onednn_sums_in_float32(64)
