@@ -13,16 +13,20 @@ $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e $(1) || \
   $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e $(1)
 endef
 
-.PHONY: demo test quick check docs bench clean
+.PHONY: demo test quick coverage check docs bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/nearkin train glyphs --out runs/glyphs $(if $(wildcard runs/glyphs),--force)
 
 test: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) --cov=nearkin --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED)
 
 quick: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "not slow"
+
+# Counting lines makes tests slower by half.
+coverage: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) --cov=nearkin --cov-report=term:skip-covered
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

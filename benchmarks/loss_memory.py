@@ -29,10 +29,13 @@ from nearkin.objectives.compared import CLASS_COLUMNS
 GIB = 2**30
 CLASSES = 11_318  # of Stanford Online Products
 PLAIN = "NEARKIN_BENCHMARK_PLAIN"  # set: no compiled passes
+BLAS = "NEARKIN_BENCHMARK_BLAS"  # set: no products by oneDNN
 
 
 def settle() -> None:
-    """Hide numba where plain torch is measured; called before nearkin looks for it."""
+    """Hide numba where plain torch is measured, and oneDNN where BLAS is; called before nearkin
+    looks for them."""
+    torch.backends.mkldnn.enabled = not os.environ.get(BLAS)
     if os.environ.get(PLAIN):
         sys.modules["numba"] = None  # type: ignore[assignment]
 

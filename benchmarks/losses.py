@@ -287,9 +287,11 @@ def main() -> None:
     torch.set_num_threads(said.threads)
     # The parameters of a loss stay where they are here, and the peer's own code warns of itself.
     warnings.simplefilter("ignore")
-    torch.backends.mkldnn.enabled = not said.blas
+    # Also for the processes that measure memory.
+    if said.blas:
+        os.environ[loss_memory.BLAS] = "1"
     if said.plain:
-        os.environ[loss_memory.PLAIN] = "1"  # for the processes that measure memory
+        os.environ[loss_memory.PLAIN] = "1"
     loss_memory.settle()
     known = losses_of_nearkin()
     gc.freeze()

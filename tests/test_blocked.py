@@ -199,3 +199,56 @@ def test_float32_is_as_near_to_float64_as_its_rounding(rows, biased, entries, ke
     for found, exact in zip(scored(torch.float32), scored(torch.float64), strict=True):
         size = exact.abs().max()
         torch.testing.assert_close(found.double() / size, exact / size, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("biased", [False, True])
+def test_slopes_keep_their_digits_at_every_length(biased, length, scale):
+    column = torch.arange(9) % 4
+
+    def slopes(dtype):
+        a, x = (scale * drawn(9, 6)).to(dtype).detach(), (length * drawn(40, 6, seed=1)).to(dtype)
+        bias = (30 * drawn(40, seed=2)).to(dtype) if biased else None
+        own, rest = blocked_softmax(a, UnitRows(x, Counted()), column, bias)
+        return torch.autograd.grad(torch.logaddexp(own[:, 0], rest).sum() - own.sum(), x)[0]
+
+    found, exact = slopes(torch.float32).double(), slopes(torch.float64)
+    torch.testing.assert_close(found, exact, rtol=0, atol=float(3e-6 * exact.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("rows", ["raw", "given"])
+def test_a_bias_of_another_dtype_is_taken_as_the_anchors_are(rows, dtype):
+    a, x = drawn(5, 4).float(), drawn(7, 4, seed=1).float()
+    bias = drawn(7, seed=2).detach().to(dtype).requires_grad_()
+
+    def slopes(bias):
+        references = UnitRows(x, Counted()) if rows == "raw" else x
+        own, rest = blocked_softmax(a, references, COLUMN, bias)
+        assert own.dtype == rest.dtype == torch.float32
+        return torch.autograd.grad(torch.logaddexp(own[:, 0], rest).sum(), bias)[0]
+
+    found, expected = slopes(bias), slopes(bias.detach().float().requires_grad_())
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype))
+
+
+def test_no_anchors_have_no_logits():
+    for rows in (drawn(7, 4).float(), UnitRows(drawn(7, 4).float(), Counted())):
+        a = torch.zeros(0, 4, requires_grad=True)
+        own, rest = blocked_softmax(a, rows, torch.zeros(0, dtype=torch.int64))
+        assert own.shape == (0, 1)
+        assert rest.shape == (0,)
+
+
+def test_a_class_that_is_switched_off_gets_no_slope():
+    a, x = drawn(5, 4).float().detach().requires_grad_(), drawn(9, 4, seed=1).float()
+    bias = torch.zeros(9)
+    bias[8] = -torch.inf
+    own, rest = blocked_softmax(a, UnitRows(x, Counted()), COLUMN, bias)
+    found = torch.autograd.grad(torch.logaddexp(own[:, 0], rest).sum(), [a, x])
+    own, rest = blocked_softmax(a, UnitRows(x[:8], Counted()), COLUMN)
+    expected = torch.autograd.grad(torch.logaddexp(own[:, 0], rest).sum(), [a, x])
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -304,3 +304,13 @@ def test_what_is_kept_of_a_block_is_what_the_masks_say(label, start):
             seen = keep(x.clone(), part, -7.0)
             assert torch.equal(seen, torch.where(mask[part], x, -7.0))
         assert torch.equal(each.negatives, each.different.sum(1))
+
+
+def test_a_total_is_a_tensor_of_its_own():
+    terms = Terms(other={"joint": torch.tensor(2.0)})
+    total = terms.total
+    total /= 4
+    assert terms.floats()["joint"] == 2
+    assert isinstance(Terms(other={"joint": 0.0}).total, torch.Tensor)
+    assert Terms().total == 0
+    assert Terms(torch.tensor(1.0), torch.tensor(2.0), {"joint": torch.tensor(4.0)}).total == 7

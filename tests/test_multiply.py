@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from nearkin import blocked, closed, core, multiply
+from nearkin import blocked, closed, multiply
 from nearkin.compare import InBatch, Proxies
 from nearkin.core import Batch
 from nearkin.multiply import times
@@ -139,6 +139,9 @@ def test_where_onednns_own_settings_shorten_float32_it_is_left_out():
 
 # --- what losses make of them
 
+# Of torch's own derivatives in forward mode.
+JIT = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
 
 @pytest.mark.parametrize("shape", [(30, 8), (600, 520), (1100, 513)])
 def test_rows_with_themselves_by_onednn(shape, onednn):
@@ -169,13 +172,48 @@ def test_rows_with_references_by_onednn(closeness, onednn):
     assert len(onednn) == 3
 
 
-def test_a_product_with_references_is_differentiable_twice_and_by_functions():
+@JIT
+def test_a_product_with_references_is_differentiable_twice(monkeypatch):
+    monkeypatch.setattr(multiply, "LARGE", 1)
     a, r = drawn(4, 3, dtype=torch.float64), drawn(5, 3, seed=1, dtype=torch.float64)
     leaves = [a.requires_grad_(), r.requires_grad_()]
-    assert gradcheck(closed.cross, leaves)
+    assert gradcheck(closed.cross, leaves, check_forward_ad=True)
     assert gradgradcheck(closed.cross, leaves)
-    by_function = torch.func.grad(lambda x: closed.cross(x, r).square().sum())(a)
-    torch.testing.assert_close(by_function, 2 * (a @ r.T) @ r)
+
+
+def test_a_penalty_on_the_gradient_by_onednn_has_a_gradient(onednn):
+    def penalty(a, r):
+        value = closed.cross(a, r).square().sum()
+        (slope,) = torch.autograd.grad(value, a, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), [a, r])
+
+    leaves = [drawn(40, 30).requires_grad_(), drawn(50, 30, seed=1).requires_grad_()]
+    found = penalty(*leaves)
+    assert onednn
+    expected = penalty(*(x.detach().double().requires_grad_() for x in leaves))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-1)
+        assert theirs.abs().max() > 1e3
+
+
+@JIT
+def test_transforms_of_functions_take_torchs_own_product(onednn):
+    a, r = drawn(3, 4, 5), drawn(6, 5, seed=1)
+    torch.testing.assert_close(torch.func.vmap(closed.cross, (0, None))(a, r), a @ r.T)
+    by_function = torch.func.grad(lambda x: closed.cross(x, r).square().sum())(a[0])
+    torch.testing.assert_close(by_function, 2 * (a[0] @ r.T) @ r)
+    _, along = torch.func.jvp(lambda x: closed.cross(x, r), (a[0],), (a[1],))
+    torch.testing.assert_close(along, a[1] @ r.T)
+    assert not onednn
+
+
+def test_what_no_gradient_needs_may_change_in_place(onednn):
+    a, r = drawn(4, 3), drawn(5, 3, seed=1).requires_grad_()
+    value = closed.cross(a, r).sum()
+    with torch.no_grad():
+        r.zero_()
+    value.backward()
+    torch.testing.assert_close(r.grad, a.sum(0).expand(5, 3))
 
 
 def test_frozen_references_cost_no_product(onednn):
@@ -201,13 +239,33 @@ def test_a_softmax_in_blocks_by_onednn(onednn, monkeypatch):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_similarities_are_full_float32_under_autocast(onednn):
-    z, label = drawn(12, 6).requires_grad_(), torch.arange(12) % 5
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for compare in (InBatch("cosine"), Proxies(5, 6)):
-            similarity = compare(z, Batch(None, label=label)).similarity
-            assert similarity.dtype == torch.float32
-            similarity.sum().backward()
-    assert z.grad is not None
-    assert z.grad.dtype == torch.float32
-    assert core.at_least_float32(z) is z
+@pytest.mark.parametrize("large", [1, 1 << 40])
+def test_similarities_and_slopes_are_full_float32_under_autocast(large, monkeypatch):
+    monkeypatch.setattr(multiply, "LARGE", large)
+    z, label = drawn(12, 6), torch.arange(12) % 5
+    slope = {"rows": drawn(12, 12, seed=2), "classes": drawn(12, 5, seed=3)}
+    for compare in (InBatch("cosine"), Proxies(5, 6)):
+
+        def scored(short, compare=compare):
+            leaf = z.clone().requires_grad_()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=short):
+                similarity = compare(leaf, Batch(None, label=label)).similarity
+            # Outside, as torch asks for; where the product is our own, inside as well.
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=short and large == 1):
+                similarity.backward(slope[compare.columns_are])
+            return similarity.detach(), leaf.grad
+
+        expected, found = scored(False), scored(True)
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_question_is_asked_in_float32_on_a_cpu_whatever_the_defaults():
+    ask = multiply.onednn_sums_in_float32.__wrapped__
+    before = ask(64)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert ask(64) == before
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -262,10 +262,9 @@ def test_a_matrix_whose_gradient_is_looked_at_keeps_it():
 
 
 def test_halves_of_products_are_the_products():
-    for n, dim in ((256, 256), (300, 257), (1030, 256)):
+    for n, dim in ((256, 256), (300, 257), (1030, 256), (512, 520), (1100, 513)):
         rows, _ = closed.unit_rows(normal(n, dim))
         found = closed.gram(rows)
-        assert torch.equal(found.tril(-128), found.T.tril(-128))  # blocks that are turned
         torch.testing.assert_close(found, rows @ rows.T, rtol=0, atol=2e-6)
 
 
@@ -289,3 +288,26 @@ def test_without_numba_plain_torch_serves():
         [sys.executable, "-c", said], env=dict(os.environ), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("bins", [1, 10])
+@pytest.mark.parametrize("form", ["few", "mask"])
+@pytest.mark.parametrize("which", ["positive", "negative", "both"])
+def test_pairs_infinitely_far_apart_count_as_the_farthest(which, form, bins, plain):
+    label = torch.arange(32) // 2 if form == "few" else torch.arange(32) // 8
+    s = normal(32, 32).clamp(-0.9, 0.9)
+    if which != "negative":
+        s[0, 1], s[9, 8] = -torch.inf, -torch.inf
+    if which != "positive":
+        s[0, 31], s[9, 20] = -torch.inf, -torch.inf
+
+    def value(s):
+        c = Comparison(label, label, given=s, oneself=torch.arange(32))
+        assert (c.keep_different.skip is None) == (form == "mask")
+        return float(LOSSES["histogram"](c, bins=bins).total)
+
+    found, farthest = value(s), value(s.clamp_min(-1e30))
+    plain()
+    assert found == pytest.approx(value(s), abs=1e-6)
+    assert found == pytest.approx(farthest, abs=1e-6)
+    assert found > 0

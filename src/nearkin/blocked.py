@@ -43,6 +43,7 @@ def blocked_softmax(
     together take up to 256 MiB, which are kept for the gradient; in four above, where each block is
     computed once more. Memory O(A·block) beside them.
     """
+    bias = None if bias is None else bias.to(anchors.dtype)
     if isinstance(references, UnitRows):
         source = references.source
         try:
@@ -126,9 +127,7 @@ class _BlockedSoftmax(torch.autograd.Function):
                 continue
             weighted, slope = weight[:, None] * anchors, to_source[part]
             if lengths is not None:
-                # (g - (g·u) u) / |w| with u = w / |w|, where g·u is Σ slope·logit of the row.
-                along = _along(share, top, weight, lengths, bias, part)
-                torch.addcmul(times(share, weighted), along, rows, value=-1, out=slope)
+                _off_ray(times(share, weighted), rows, lengths, slope)
             else:
                 times(share, weighted, out=slope)
                 if length is not None:
@@ -146,7 +145,7 @@ def _add_own(
     to_bias: Tensor | None,
 ) -> None:
     """What the slope of the own logits (A, 1) adds to those of anchors, source and bias."""
-    anchors, references, length, bias, own, _, column, *_ = ctx.saved_tensors
+    anchors, references, length, _, _, _, column, *_ = ctx.saved_tensors
     rows = references[column]
     if ctx.raw:
         rows /= length[column]
@@ -159,8 +158,8 @@ def _add_own(
     if length is None:
         slope = anchors
     else:
-        cosine = own if bias is None else own - bias[column, None]
-        slope = torch.addcmul(anchors, cosine, rows, value=-1).div_(length[column])
+        along = (anchors * rows).sum(1, keepdim=True)
+        slope = torch.addcmul(anchors, along, rows, value=-1).div_(length[column])
     to_source.index_add_(0, column, to_own * slope)
 
 
@@ -216,24 +215,15 @@ def _exponentials(
 
 def _entries(x: Tensor | None, like: Tensor) -> Any:
     """What a compiled pass reads of a column (block, 1); no entries for None."""
-    x = like[:0, 0] if x is None else x.detach()[:, 0]
+    x = like.new_empty(0) if x is None else x.detach()[:, 0]
     return x.contiguous().numpy()
 
 
-def _along(
-    share: Tensor, top: Tensor, weight: Tensor, length: Tensor, bias: Tensor | None, part: slice
-) -> Tensor:
-    """(block, 1): Σ share·weight·(logit - bias) over the anchors, over the length (block, 1)."""
-    shift = length.log()
-    if bias is not None:
-        shift.sub_(bias[part, None])
-    if passes := compiled(share):
-        found = torch.empty_like(length)
-        given = (x.contiguous().numpy() for x in (top, weight, shift))
-        passes.along(share.numpy(), *given, found.numpy())
-    else:
-        least = torch.finfo(share.dtype).tiny  # whose log is finite
-        weight = weight[:, None]
-        logs = share.clamp_min(least).log_().mul_(share) @ weight
-        found = logs.add_(share @ (weight * top[:, None])).addcmul_(share @ weight, shift)
-    return found.div_(length)
+def _off_ray(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> None:
+    """Into `out` (block, D): the slope without its part along each of the rows, of these lengths
+    (block, 1). The slope to rows whose length does not count has none."""
+    if passes := compiled(slope):
+        passes.off_ray(slope.numpy(), rows.numpy(), length.numpy(), out.numpy())
+        return
+    along = (slope * rows).sum(1, keepdim=True).div_(length).div_(length)
+    torch.addcmul(slope, along, rows, value=-1, out=out)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from nearkin.fast import compiled
-from nearkin.multiply import onednn_is_faster, times
+from nearkin.multiply import is_large, onednn_is_faster, times
 from nearkin.positives import Positives
 
 _AS_IS = nullcontext()
@@ -334,9 +334,11 @@ def _with_itself(rows: Tensor) -> Tensor:
     """(N, N) rows·rowsᵀ: on a CPU only the blocks on and below the diagonal are multiplied, where
     that is faster."""
     n = len(rows)
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+        return times(rows, rows.T)
     # Rows and dimensions from which on half is faster than all, and in how many parts.
     halved, parts = (512, 4) if onednn_is_faster() else (256, 8)
-    if min(rows.shape) < halved or rows.device.type != "cpu":
+    if min(rows.shape) < halved:
         return times(rows, rows.T)
     found, step = rows.new_empty(n, n), max(n // parts, 128)
     for start in range(0, n, step):
@@ -359,11 +361,13 @@ def gram(rows: Tensor) -> Tensor:
 
 def cross(anchors: Tensor, references: Tensor) -> Tensor:
     """(A, R) anchors·referencesᵀ."""
-    return _Cross.apply(anchors, references)  # type: ignore[return-value]
+    if is_large(anchors, references.T):
+        return _Cross.apply(anchors, references)  # type: ignore[return-value]
+    return anchors @ references.T
 
 
 class _Cross(torch.autograd.Function):
-    """Differentiable twice, as torch's own product is."""
+    """Differentiable any number of times, backward and forward, as torch's own product is."""
 
     @staticmethod
     def forward(anchors: Tensor, references: Tensor) -> Tensor:
@@ -371,7 +375,17 @@ class _Cross(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        anchors, references = inputs
+        to_anchors, to_references = ctx.needs_input_grad
+        ctx.save_for_backward(
+            anchors if to_references else None, references if to_anchors else None
+        )
+        ctx.save_for_forward(anchors, references)
+
+    @staticmethod
+    def jvp(ctx: Any, of_anchors: Tensor, of_references: Tensor) -> Tensor:  # type: ignore[override]
+        anchors, references = ctx.saved_tensors
+        return of_anchors @ references.T + anchors @ of_references.T
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]

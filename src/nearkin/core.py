@@ -66,7 +66,7 @@ class Batch(Mapping[str, Tensor]):
 
 
 class _ZeroUnlessGiven:
-    """A part of a loss: 0 where none was given, and then nothing that a sum has to add."""
+    """A part of a loss: 0 where none was given, and then nothing that the total has to add."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._key = f"_{name}"
@@ -101,7 +101,7 @@ class Terms:
         """tightness + contrast + the sum of `other`."""
         own = (vars(self)["_tightness"], vars(self)["_contrast"])
         given = [*(part for part in own if part is not None), *self.other.values()]
-        return sum(given[1:], given[0]) if given else torch.zeros(())
+        return sum(given, torch.zeros(()))  # a tensor of its own
 
     def __add__(self, more: Terms) -> Terms:
         other, parts = dict(self.other), dict(self.parts)

@@ -22,13 +22,20 @@ def times(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
     Large float32 ones on processors of AMD with AVX-512 are made by oneDNN: MKL, which is torch's
     BLAS, has no AVX-512 for them and takes twice as long. Which of the two is settled by what the
-    machine is, not by the clock, so that a run rounds alike whenever it is repeated. Where batches
-    have many sizes, the first of them get it.
+    machine is, not by the clock, so that a run rounds alike when it is repeated. Of more than 256
+    sizes in one process, the first ones get it.
     """
-    if a.shape[0] * a.shape[1] * b.shape[1] >= LARGE and _may_be_onednn(a, b):
+    if is_large(a, b) and _may_be_onednn(a, b):
         found = by_onednn(a, b.T)
         return found if out is None else out.copy_(found)
     return torch.mm(a, b, out=out)
+
+
+def is_large(a: Tensor, b: Tensor) -> bool:
+    """Whether a product is so large that oneDNN may make it, outside transforms of functions."""
+    if a.shape[0] * a.shape[1] * b.shape[1] < LARGE:
+        return False
+    return not torch._C._are_functorch_transforms_active()
 
 
 def _may_be_onednn(a: Tensor, b: Tensor) -> bool:
@@ -79,11 +86,11 @@ def onednn_sums_in_float32(dim: int) -> bool:
     modes = [os.environ.get(f"{name}_DEFAULT_FPMATH_MODE", "STRICT") for name in ("ONEDNN", "DNNL")]
     if any(mode.upper() != "STRICT" for mode in modes):
         return False
-    odd, one = torch.zeros(256, dim), torch.zeros(1024, dim)
+    odd, one = (torch.zeros(n, dim, dtype=torch.float32, device="cpu") for n in (256, 1024))
     odd[:, 0], one[:, 0] = 1 + 2.0**-20, 1.0
     try:
         with torch.no_grad():
             tile = by_onednn(odd, one)
+            return tile.dtype == torch.float32 and bool((tile == odd[0, 0]).all())
     except (AttributeError, RuntimeError, TypeError):  # another build of torch
         return False
-    return tile.dtype == torch.float32 and bool((tile == odd[0, 0]).all())

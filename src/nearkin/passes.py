@@ -57,11 +57,6 @@ TO_WHOLE = F(12582912.0)  # 1.5 · 2^23: adding it leaves the nearest whole numb
 E2, E3, E4 = F(5.0000001201e-1), F(1.6666665459e-1), F(4.1665795894e-2)
 E5, E6, E7 = F(8.3334519073e-3), F(1.3981999507e-3), F(1.9875691500e-4)
 LOWEST = F(-87.0)
-L1, L2, L3 = F(3.3333331174e-1), F(-2.4999993993e-1), F(2.0000714765e-1)
-L4, L5, L6 = F(-1.6668057665e-1), F(1.4249322787e-1), F(-1.2420140846e-1)
-L7, L8, L9 = F(1.1676998740e-1), F(-1.1514610310e-1), F(7.0376836292e-2)
-HALF, TINY = F(0.5), F(np.finfo(np.float32).tiny)
-HALF_ROOT = np.int32(0x3F3504F3)  # the bits of √½
 SIGN, MAGNITUDE = np.int32(31), np.int32(0x7FFFFFFF)
 BELOW_ALL = np.int32(np.array(-np.inf, np.float32).view(np.int32) ^ 0x7FFFFFFF)
 
@@ -241,9 +236,9 @@ def mates(label, order, columns, valid, count):
 
 
 @_plain
-def _cells(row, bins, cell, share):
+def _cells(row, bins, cell, share, hidden):
     """The cell of each similarity of a row, and its share at the node before it: see
-    losses.histograms. NaN stays in the share."""
+    losses.histograms. NaN stays in the share; -inf is not counted where it hides a pair."""
     half, last = F(bins / 2), F(bins + 2)
     for j in range(len(row)):
         place = row[j] * -half + (half + TWO)
@@ -251,7 +246,7 @@ def _cells(row, bins, cell, share):
         place = ONE if place < ONE else place
         before = np.uint32(place if place == place else last)
         share[j] = ONE - (place - F(before))
-        cell[j] = np.uint32(0) if row[j] == NOTHING else before
+        cell[j] = np.uint32(0) if hidden and row[j] == NOTHING else before
 
 
 @_plain
@@ -275,7 +270,8 @@ def overlap(s, kept, skip, columns, count, bins, pairs, x, value):
     """Into value (): the share of the pairs of one of the own and one of kept in which the own is
     no nearer, by soft histograms.
 
-    s         (B, R) the similarities; `kept` is s or x, where x holds the same
+    s         (B, R) the similarities; `kept` is s, or x, which holds them with -inf where a pair is
+              not counted and skip (B, 0) says nothing
     columns   (B, P) of the own in s; the first count (B,) of each row are meant
     pairs     how many own times how many kept there are, at least 1
     """
@@ -286,7 +282,7 @@ def overlap(s, kept, skip, columns, count, bins, pairs, x, value):
     for i in range(len(s)):
         for p in range(count[i]):
             values[p] = s[i, columns[i, p]]
-        _cells(values[: count[i]], bins, owns[i], share)
+        _cells(values[: count[i]], bins, owns[i], share, False)
         _count_cells(owns[i, : count[i]], share, near, held)
     attracting = _at_nodes(near, held)
     push, pull = np.zeros(bins + 3, np.float32), np.zeros(bins + 3, np.float32)
@@ -297,7 +293,7 @@ def overlap(s, kept, skip, columns, count, bins, pairs, x, value):
     held[:] = 0.0
     for i in range(len(x)):
         row = x[i]
-        _cells(kept[i], bins, cell, share)
+        _cells(kept[i], bins, cell, share, skip.shape[1] == 0)
         for k in range(skip.shape[1]):
             cell[skip[i, k]] = np.uint32(0)
         _count_cells(cell[:width], share, near, held)
@@ -521,31 +517,11 @@ def _add_exps(row, factor, top, total):
         row[a] = one * factor
 
 
-@_fused
-def _log(x):
-    """log x for normal x > 0, to 2 units in the last place (of 1, near 1). By the polynomial of
-    Cephes (Moshier), which compilers turn into vectors."""
-    bits = _bits(x)
-    times = (bits - HALF_ROOT) >> np.int32(23)
-    m = _float(bits - (times << np.int32(23))) - ONE
-    p = (((((((L9 * m + L8) * m + L7) * m + L6) * m + L5) * m + L4) * m + L3) * m + L2) * m + L1
-    whole, square = F(times), m * m
-    return m + (p * m * square - HALF * square + whole * LN2_LOW) + whole * LN2_HIGH
-
-
 @jit
-def along(share, top, weight, shift, value):
-    """Into value (B, 1): Σ share·weight·(log share + top + shift) over the columns of share (B, A);
-    top and weight (A,), shift (B, 1)."""
-    for i in range(len(share)):
-        value[i, 0] = _weighted_logs(share[i], top, weight, shift[i, 0])
-
-
-@_in_any_order
-def _weighted_logs(row, top, weight, shift):
-    total = ZERO
-    for a in range(len(row)):
-        one = row[a]
-        log = _log(TINY if one < TINY else one)
-        total += one * weight[a] * (log + (top[a] + shift))
-    return total
+def off_ray(slope, rows, length, x):
+    """x (N, D): the slope (N, D) less its part along each of `rows` (N, D) of `length` (N, 1)."""
+    for i in range(len(rows)):
+        here, row, to = slope[i], rows[i], x[i]
+        along = _dot(here, row) / length[i, 0] / length[i, 0]
+        for d in range(len(row)):
+            to[d] = here[d] - along * row[d]
