@@ -26,6 +26,7 @@ LAYERS = {
     "cache": 1,
     "jit": 1,
     "passes": 1,  # fast finds them by name where numba is installed
+    "cells": 1,
     "checkpoint": 1,
     "checks": 1,
     "compare": 1,
@@ -98,12 +99,13 @@ WIDE = {
 BESIDE = {
     "positives": {"fast"},
     "closed": {"fast", "multiply", "positives"},
-    "core": {"closed", "positives"},
+    "core": {"closed", "multiply", "positives"},
     "blocked": {"closed", "fast", "multiply"},
     "soft_ranks": {"closed", "positives"},
     "reduce": {"blocked", "closed", "core", "positives"},
     "jit": {"cache"},
     "passes": {"jit"},
+    "cells": {"jit", "passes"},
     "augment": {"runtime"},
     "pixels": {"boxes", "cache"},
     "whitening": {"inputs"},

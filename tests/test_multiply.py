@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from nearkin import blocked, closed, multiply
+from nearkin import blocked, closed, core, multiply
 from nearkin.compare import InBatch, Proxies
 from nearkin.core import Batch
 from nearkin.multiply import times
@@ -177,13 +177,13 @@ def test_a_product_with_references_is_differentiable_twice(monkeypatch):
     monkeypatch.setattr(multiply, "LARGE", 1)
     a, r = drawn(4, 3, dtype=torch.float64), drawn(5, 3, seed=1, dtype=torch.float64)
     leaves = [a.requires_grad_(), r.requires_grad_()]
-    assert gradcheck(closed.cross, leaves, check_forward_ad=True)
-    assert gradgradcheck(closed.cross, leaves)
+    assert gradcheck(core.cross, leaves, check_forward_ad=True)
+    assert gradgradcheck(core.cross, leaves)
 
 
 def test_a_penalty_on_the_gradient_by_onednn_has_a_gradient(onednn):
     def penalty(a, r):
-        value = closed.cross(a, r).square().sum()
+        value = core.cross(a, r).square().sum()
         (slope,) = torch.autograd.grad(value, a, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), [a, r])
 
@@ -199,17 +199,17 @@ def test_a_penalty_on_the_gradient_by_onednn_has_a_gradient(onednn):
 @JIT
 def test_transforms_of_functions_take_torchs_own_product(onednn):
     a, r = drawn(3, 4, 5), drawn(6, 5, seed=1)
-    torch.testing.assert_close(torch.func.vmap(closed.cross, (0, None))(a, r), a @ r.T)
-    by_function = torch.func.grad(lambda x: closed.cross(x, r).square().sum())(a[0])
+    torch.testing.assert_close(torch.func.vmap(core.cross, (0, None))(a, r), a @ r.T)
+    by_function = torch.func.grad(lambda x: core.cross(x, r).square().sum())(a[0])
     torch.testing.assert_close(by_function, 2 * (a[0] @ r.T) @ r)
-    _, along = torch.func.jvp(lambda x: closed.cross(x, r), (a[0],), (a[1],))
+    _, along = torch.func.jvp(lambda x: core.cross(x, r), (a[0],), (a[1],))
     torch.testing.assert_close(along, a[1] @ r.T)
     assert not onednn
 
 
 def test_what_no_gradient_needs_may_change_in_place(onednn):
     a, r = drawn(4, 3), drawn(5, 3, seed=1).requires_grad_()
-    value = closed.cross(a, r).sum()
+    value = core.cross(a, r).sum()
     with torch.no_grad():
         r.zero_()
     value.backward()
@@ -218,7 +218,7 @@ def test_what_no_gradient_needs_may_change_in_place(onednn):
 
 def test_frozen_references_cost_no_product(onednn):
     a, r = drawn(4, 3).requires_grad_(), drawn(5, 3, seed=1)
-    closed.cross(a, r).sum().backward()
+    core.cross(a, r).sum().backward()
     assert len(onednn) == 2
 
 

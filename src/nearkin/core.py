@@ -15,13 +15,13 @@ from nearkin.closed import (
     Keep,
     UnitRows,
     all_but,
-    cross,
     distances,
     gram,
     masked,
     picked,
     without_autocast,
 )
+from nearkin.multiply import is_large, times
 from nearkin.positives import Positives, mates_of, positives_of
 
 CLOSENESS = ("cosine", "euclidean", "inner", "given")
@@ -415,6 +415,44 @@ def _similarity(anchors: Tensor, references: Tensor, closeness: str, bias: Tenso
         return 1 - (a.square().sum(1)[:, None] + r.square().sum(1)[None] - 2 * inner) / 2
     inner = gram(anchors) if itself else cross(anchors, references)
     return inner if bias is None else inner + bias
+
+
+def cross(anchors: Tensor, references: Tensor) -> Tensor:
+    """(A, R) anchors·referencesᵀ."""
+    if is_large(anchors, references.T):
+        return _Cross.apply(anchors, references)  # type: ignore[return-value]
+    return anchors @ references.T
+
+
+class _Cross(torch.autograd.Function):
+    """Differentiable any number of times, backward and forward, as torch's own product is."""
+
+    @staticmethod
+    def forward(anchors: Tensor, references: Tensor) -> Tensor:
+        return times(anchors, references.T)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        anchors, references = inputs
+        to_anchors, to_references = ctx.needs_input_grad
+        ctx.save_for_backward(
+            anchors if to_references else None, references if to_anchors else None
+        )
+        ctx.save_for_forward(anchors, references)
+
+    @staticmethod
+    def jvp(ctx: Any, of_anchors: Tensor, of_references: Tensor) -> Tensor:  # type: ignore[override]
+        anchors, references = ctx.saved_tensors
+        return of_anchors @ references.T + anchors @ of_references.T
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        anchors, references = ctx.saved_tensors
+        multiply = torch.mm if torch.is_grad_enabled() else times
+        with without_autocast(slope.device.type):
+            to_anchors = multiply(slope, references) if ctx.needs_input_grad[0] else None
+            to_references = multiply(slope.T, anchors) if ctx.needs_input_grad[1] else None
+        return to_anchors, to_references
 
 
 Loss = Callable[[Comparison], Terms]

@@ -27,10 +27,12 @@ def passes() -> Any:
     return loops("nearkin.passes")
 
 
-def compiled(x: Tensor) -> Any:
-    """The compiled passes where they serve a matrix like this; else None, and plain torch gives the
-    same."""
+def compiled(x: Tensor, module: str = "nearkin.passes") -> Any:
+    """The compiled passes of a module where they serve a matrix like this; else None, and plain
+    torch gives the same."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return None
     # A pass has one thread: many of them share a large matrix better.
-    return passes() if x.numel() <= LARGE or torch.get_num_threads() <= FEW_THREADS else None
+    if x.numel() > LARGE and torch.get_num_threads() > FEW_THREADS:
+        return None
+    return passes() and loops(module)

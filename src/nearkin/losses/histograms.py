@@ -49,13 +49,13 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
         """The mean over negative pairs of the share of the positive pairs that are no nearer."""
-        if passes := compiled(s):
+        if cells := compiled(s, "nearkin.cells"):
             keep, value = c.keep_different, s.new_empty(())
             # Below -1 all is alike, and -inf hides what a mask leaves out.
             kept, skip, slope = for_passes(s if keep.skip is not None else s.clamp_min(-2), keep)
             own = positives.columns.numpy(), positives.count.numpy()
             given = s.contiguous().numpy(), kept, skip, *own, bins, float(pairs)
-            passes.overlap(*given, slope.numpy(), value.numpy())
+            cells.overlap(*given, slope.numpy(), value.numpy())
             return value, slope
         own_cell, share = _cells(s.gather(1, positives.columns), bins)
         if positives.valid is not None:
