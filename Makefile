@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-# A process a core, each on one thread; the tests of a file share what they trained.
-SHARED = -n auto --dist loadfile
+# A process a core, each on one thread; the tests of a file share what they trained, and files come
+# in the order of tests/conftest.py.
+SHARED = -n auto --dist loadfile --no-loadscope-reorder
 
 # uv brings everything in seconds; where it cannot, pip does.
 define install

@@ -14,6 +14,12 @@ from PIL import Image
 from nearkin import core
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: the one that is begun last keeps all processes waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once(tmp_path_factory):
     """Compiled loops are shared by all processes of the session, those that tests start too."""
