@@ -261,10 +261,11 @@ def test_a_matrix_whose_gradient_is_looked_at_keeps_it():
     assert len(seen) == 1
 
 
-def test_halves_of_products_are_the_products():
+def test_halves_of_products_are_the_products(one_thread):
     for n, dim in ((256, 256), (300, 257), (1030, 256), (512, 520), (1100, 513)):
         rows, _ = closed.unit_rows(normal(n, dim))
         found = closed.gram(rows)
+        assert torch.equal(found, found.T)
         torch.testing.assert_close(found, rows @ rows.T, rtol=0, atol=2e-6)
 
 

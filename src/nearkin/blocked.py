@@ -125,13 +125,11 @@ class _BlockedSoftmax(torch.autograd.Function):
                 to_anchors.addcmul_(times(share.T, rows), weight[:, None])
             if to_source is None:
                 continue
-            weighted, slope = weight[:, None] * anchors, to_source[part]
+            slope = times(share, weight[:, None] * anchors, out=to_source[part])
             if lengths is not None:
-                _off_ray(times(share, weighted), rows, lengths, slope)
-            else:
-                times(share, weighted, out=slope)
-                if length is not None:
-                    along_sphere(slope, rows, length[part], slope)
+                _off_ray(slope, rows, lengths)
+            elif length is not None:
+                along_sphere(slope, rows, length[part], slope)
         if to_own is not None:
             _add_own(ctx, to_own, to_anchors, to_source, to_bias)
         return to_anchors, to_source, None, None, to_bias, None, None
@@ -219,11 +217,11 @@ def _entries(x: Tensor | None, like: Tensor) -> Any:
     return x.contiguous().numpy()
 
 
-def _off_ray(slope: Tensor, rows: Tensor, length: Tensor, out: Tensor) -> None:
-    """Into `out` (block, D): the slope without its part along each of the rows, of these lengths
-    (block, 1). The slope to rows whose length does not count has none."""
+def _off_ray(slope: Tensor, rows: Tensor, length: Tensor) -> None:
+    """Take from the slope (block, D), in place, its part along each of the rows, of these lengths
+    (block, 1): rows whose length does not count have none."""
     if passes := compiled(slope):
-        passes.off_ray(slope.numpy(), rows.numpy(), length.numpy(), out.numpy())
+        passes.off_ray(slope.numpy(), rows.numpy(), length.numpy())
         return
     along = (slope * rows).sum(1, keepdim=True).div_(length).div_(length)
-    torch.addcmul(slope, along, rows, value=-1, out=out)
+    slope.addcmul_(along, rows, value=-1)

@@ -441,10 +441,10 @@ def _add_exps(row, factor, top, total):
 
 
 @jit
-def off_ray(slope, rows, length, x):
-    """x (N, D): the slope (N, D) less its part along each of `rows` (N, D) of `length` (N, 1)."""
+def off_ray(slope, rows, length):
+    """slope (N, D) in place, less its part along each of `rows` (N, D) of `length` (N, 1)."""
     for i in range(len(rows)):
-        here, row, to = slope[i], rows[i], x[i]
-        along = _dot(here, row) / length[i, 0] / length[i, 0]
+        row, to = rows[i], slope[i]
+        along = _dot(to, row) / length[i, 0] / length[i, 0]
         for d in range(len(row)):
-            to[d] = here[d] - along * row[d]
+            to[d] -= along * row[d]

@@ -45,7 +45,7 @@ def histogram(c: Comparison, *, bins: int = 100) -> Terms:
     """
     _at_least_one(bins)
     positives, width = c.positives, bins + 3
-    pairs = _at_least_1(c.negative_pairs) * _at_least_1(positives.pairs)
+    pairs = _or_one(c.negative_pairs) * _or_one(positives.pairs)
 
     def overlap(s: Tensor) -> tuple[Tensor, Tensor]:
         """The mean over negative pairs of the share of the positive pairs that are no nearer."""
@@ -131,7 +131,9 @@ def fast_ap(c: Comparison, *, bins: int = 10) -> Terms:
     return Terms(other={"joint": mean(1 - found, positives.count > 0)})
 
 
-def _at_least_1(pairs: int | Tensor) -> int | Tensor:
+def _or_one(pairs: int | Tensor) -> int | Tensor:
+    """How many pairs, and 1 where there are none."""
+    # float64, or a number would be divided by whole ones in float32.
     return max(pairs, 1) if isinstance(pairs, int) else pairs.clamp_min(1).double()
 
 
